@@ -1,0 +1,154 @@
+"""Command line: pretrain METHOD | --recipe NAME | resume RUN | recipes, and every setting of `config.py` as an option."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pretrain.config import EMBEDDED, METHODS, Machine, Settings, build, nearest, read_recipe, recipe_names
+from pretrain.errors import BadInput, TrainingFailed
+
+USAGE = """\
+usage: pretrain METHOD [options]          a method on embedded images, or on yours: --data folder:PATH
+       pretrain --recipe NAME [options]   a recipe by name, or a TOML file such as runs/odc-1/config.toml
+       pretrain resume RUN [options]      go on after any stop; RUN is a run folder
+       pretrain recipes                   what there is, with expected result and cost
+
+methods: {methods}
+examples:
+  uv run apps/pretrain odc
+  uv run apps/pretrain odc --data folder:photos --epochs 50
+  uv run torchrun --nproc-per-node 8 apps/pretrain --recipe {recipe} --data folder:imagenet
+
+`pretrain METHOD --help` explains every option."""
+
+ON_RESUME = {*Machine.model_fields, "max_steps"} - {"out"}  # what may change without changing what is learnt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 2 bad input, 3 training failed, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(arguments)
+    except BadInput as error:
+        return _fail(error, 2)
+    except TrainingFailed as error:
+        return _fail(error, 3)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"pretrain: {error}", file=sys.stderr)
+    return code
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE.format(methods=", ".join(METHODS), recipe=recipe_names()[-1]))
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    if command == "recipes":
+        print(_list_of_recipes())
+        return 0
+    if command == "resume":
+        return _resume(rest)
+    if command in METHODS:
+        recipe = EMBEDDED[command]
+    elif command == "--recipe":
+        if not rest:
+            raise BadInput("--recipe needs a name; `pretrain recipes` lists them")
+        recipe, rest = rest[0], rest[1:]
+    elif command.startswith("--recipe="):
+        recipe = command.removeprefix("--recipe=")
+    else:
+        known = [*METHODS, "resume", "recipes", "--recipe"]
+        raise BadInput(f"unknown command '{command}'{nearest(command, known)}; commands: {', '.join(known)}")
+    values, _ = read_recipe(recipe)
+    base = build(values, recipe)
+    given = _parse(rest, base, type(base).model_fields)
+    return _train(
+        build({**values, **given}, "--" + next(iter(given)).replace("_", "-") if len(given) == 1 else "options")
+    )
+
+
+def _resume(arguments: list[str]) -> int:
+    from pretrain.run_folder import RunFolder
+
+    if not arguments or arguments[0].startswith("-"):
+        raise BadInput("resume needs the run folder, such as: pretrain resume runs/odc-1")
+    folder, settings = RunFolder.open(arguments[0])
+    given = _parse(arguments[1:], settings, ON_RESUME)
+    return _train(build({**settings.model_dump(exclude_none=True), **given}, "options"), folder)
+
+
+def _train(settings: Settings, folder: Any = None) -> int:
+    from pretrain.interrupt import Interrupted  # torch and the rest take seconds to import; `recipes` need not wait
+    from pretrain.loop import train
+
+    try:
+        train(settings, resume=folder)
+    except Interrupted as stop:
+        return _fail(stop, 130)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(message)
+
+
+def _parse(arguments: list[str], base: Settings, allowed: typing.Collection[str]) -> dict[str, Any]:
+    """Options -> the values given. Types and ranges are checked by the settings model; here only names are."""
+    settings = type(base)
+    parser = _Parser(
+        prog=f"pretrain {base.method}",
+        description=settings.__doc__,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for section in reversed(settings.__mro__):
+        own = [name for name in section.__dict__.get("__annotations__", {}) if name in settings.model_fields]
+        names = [name for name in own if name in allowed and name != "method"]
+        if not names:
+            continue
+        group = parser.add_argument_group((section.__doc__ or "").strip())
+        for name in names:
+            field, default = settings.model_fields[name], getattr(base, name)
+            option, text = "--" + name.replace("_", "-"), (field.description or "").replace("%", "%%")
+            if field.annotation is bool:
+                group.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+            else:
+                several = {"nargs": "+"} if typing.get_origin(field.annotation) is tuple else {}
+                shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+                text += f" (default: {shown})" if shown not in (None, "") else ""
+                group.add_argument(option, metavar=_metavar(field.annotation), help=text, **several)
+    values, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        name = unknown[0].split("=")[0]
+        where = "" if allowed is settings.model_fields else " here"
+        raise BadInput(f"unknown option '{name}'{where}{nearest(name, known)}; --help lists them")
+    return vars(values)
+
+
+def _metavar(annotation: Any) -> str:
+    """`Literal["a", "b"]` -> `{a,b}`; a number or a text -> `N`, `X`, `TEXT`."""
+    choices = [str(a) for a in typing.get_args(annotation) if isinstance(a, str)]
+    if choices:
+        return "{" + ",".join(choices) + "}"
+    plain = str(annotation)
+    return "N" if "int" in plain else "X" if "float" in plain else "TEXT"
+
+
+def _list_of_recipes() -> str:
+    lines = []
+    for name in recipe_names():
+        values, about = read_recipe(name)
+        lines += [name, f"    {about['what']}", f"    expect: {about['expect']}", f"    cost:   {about['cost']}"]
+        lines += [f"    source: {about['source']}"] if "source" in about else []
+        lines += [f"    data:   {values['data']}, {values['epochs']} epochs, batch {values['batch']}", ""]
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,275 @@
+"""The training loop of every method, from top to bottom: machine, data, network, resume, loop, result."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from sobel_resnet import resnet18, resnet34, resnet50, resnet101, save_backbone
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from pretrain.config import Settings
+from pretrain.data import Loader, eval_recipe, open_for_training, open_for_validation, train_recipe
+from pretrain.errors import BadInput, TrainingFailed
+from pretrain.evaluate import KnnScore
+from pretrain.interrupt import Interrupted, StopSignal
+from pretrain.keys import key, permutation
+from pretrain.methods.odc import Odc
+from pretrain.report import write_report
+from pretrain.run import Run
+from pretrain.run_folder import RunFolder
+from pretrain.schedule import lr_at
+from pretrain.terminal import Screen, duration
+
+BACKBONES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}
+METHODS = {"odc": Odc}
+
+
+def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
+    """Do what `settings` say in a new run folder; with `resume`, go on from that folder's checkpoint.
+
+    Raises BadInput, TrainingFailed, or Interrupted (after writing a checkpoint)."""
+    began = time.monotonic()
+
+    # ---- machine ----
+    fabric = _launch(settings)
+    world, rank, main = fabric.world_size, fabric.global_rank, fabric.global_rank == 0
+    screen = Screen(settings.quiet, main)
+
+    # ---- data ----
+    images = open_for_training(settings.data)
+    queries = open_for_validation(settings.data, settings.val)
+    n, batch = len(images), min(settings.batch, len(images))
+    if n < 4:
+        raise BadInput(f"--data {settings.data}: {n} image(s), and clustering needs at least 4, better hundreds")
+    if batch % world:
+        raise BadInput(f"--batch {batch} cannot be shared by {world} processes; take a multiple of {world}")
+    steps_per_epoch = math.ceil(n / batch)
+    last_step = min(settings.epochs * steps_per_epoch, settings.max_steps or 2**62)
+
+    cuda = fabric.device.type == "cuda"
+    crops_of = Loader(images, train_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
+    centres_of = Loader(images, eval_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
+
+    # ---- network ----
+    backbone: nn.Module = BACKBONES[settings.arch](
+        sobel=settings.sobel, stem=settings.stem, width=settings.width, seed=key(settings.seed, "backbone")
+    )
+    if world > 1 and settings.sync_bn and cuda:
+        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    group = torch.distributed.group.WORLD if world > 1 else None
+    method = METHODS[settings.method](backbone, settings, n, group)
+    method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    sgd = torch.optim.SGD(_parameter_groups(method, settings), settings.lr, weight_decay=settings.weight_decay)
+    network, optimizer = fabric.setup(method, sgd)
+    network.mark_forward_method("loss")
+    run = Run(fabric, method, centres_of, n, steps_per_epoch, batch, progress=screen.doing)
+    score = None
+    if images.labels is not None:
+        score = KnnScore.prepare(images.labels, settings.knn_images, settings.seed)
+        if queries is not None:
+            held_out = Loader(queries, eval_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
+            score = replace(score, queries=held_out, query_labels=queries.labels)
+
+    # ---- folder, resume ----
+    folder = resume or (RunFolder.create(settings.out, settings) if main else RunFolder.nowhere())
+    saved: dict[str, Any] = {}
+    if resume is not None:
+        saved, warning = folder.load_checkpoint()
+        method.load_state_dict(saved["method"])
+        optimizer.load_state_dict(saved["optimizer"])
+        run.step = saved["step"]
+        if main:
+            folder.keep_metrics(
+                line for line in folder.read_metrics() if line["step"] <= run.step and "final" not in line
+            )
+        if warning:
+            screen.say(warning)
+    elif main:
+        folder.write_config(settings)
+    board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=run.step or None) if main else None
+
+    def record(figures: dict[str, Any]) -> None:
+        if board is not None:
+            folder.append_metrics(figures)
+            for name in figures.keys() - {"step", "epoch", "final"}:
+                board.add_scalar(name, figures[name], figures["step"])
+
+    def checkpoint(order: Tensor | None, losses: list[Tensor]) -> None:
+        if main:
+            folder.save_checkpoint(
+                {
+                    "settings": settings.model_dump(mode="json", exclude_none=True),
+                    "method": method.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": run.step,
+                    "order": order,
+                    "losses": [float(loss) for loss in losses],
+                    "knn_top1_random_init": knn_before,
+                    "wall_s": saved.get("wall_s", 0.0) + time.monotonic() - began,
+                }
+            )
+
+    screen.say(
+        f"{settings.method} on {n:,} images of {settings.data}: {method.k} clusters, {settings.epochs} epochs of "
+        f"{steps_per_epoch} steps, batch {batch}, {settings.arch} on {world} x {fabric.device.type} "
+        f"({settings_precision(fabric)}); run folder {folder.path}"
+    )
+
+    with screen, StopSignal(group) as stop:
+        # ---- start ----
+        knn_before = knn = saved.get("knn_top1_random_init")
+        if not saved:
+            if score is not None:
+                knn_before = knn = score.top1(run, backbone)
+                record({"step": 0, "epoch": 0, "knn_top1": knn})
+                screen.say(f"kNN top-1 of the random network: {knn:.1f} %")
+            method.start(run)
+            checkpoint(None, [])
+        stop.defer()  # from here on a signal ends the run after the step at hand
+
+        # ---- loop ----
+        losses = [torch.tensor(loss, device=fabric.device) for loss in saved.get("losses", [])]
+        window_s, window_steps = time.monotonic(), 0
+        every = settings.checkpoint_every or min(1000, steps_per_epoch)
+        for epoch in range(run.step // steps_per_epoch, settings.epochs):
+            if run.step >= last_step:
+                break
+            done = run.step - epoch * steps_per_epoch
+            order = saved.pop("order", None) if done else None
+            if order is None:
+                order = method.begin_epoch(run, epoch)
+            if order is None:
+                order = _whole_batches(permutation(n, settings.seed, "order", epoch), steps_per_epoch * batch)
+            batches = [
+                b.tensor_split(world)[rank] for b in order.split(batch)[done : last_step - epoch * steps_per_epoch]
+            ]
+            for crops, indices in crops_of.batches(epoch, batches):
+                lr = lr_at(run.step, steps_per_epoch, settings)
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = lr
+                torch.manual_seed(key(settings.seed, "dropout", run.step, rank))  # the one use of a global generator
+                crops = [c.to(fabric.device, memory_format=torch.channels_last, non_blocking=True) for c in crops]
+                indices = indices.to(fabric.device, non_blocking=True)
+
+                loss = network.loss(crops, indices)
+                optimizer.zero_grad()
+                fabric.backward(loss)
+                optimizer.step()
+                method.after_step(run, indices)
+
+                run.step += 1
+                losses.append(loss.detach())
+                window_steps += 1
+                if run.step % settings.log_every == 0 or run.step == last_step:
+                    now = time.monotonic()
+                    rate = window_steps / max(now - window_s, 1e-9)  # steps a second
+                    figures = {
+                        "step": run.step,
+                        "epoch": epoch,
+                        "loss": float(torch.stack(losses).mean()),
+                        "lr": lr,
+                        **method.figures(),
+                        "images_per_s": rate * batch,
+                    }
+                    if not math.isfinite(figures["loss"]):
+                        raise TrainingFailed(
+                            f"the loss is {figures['loss']} at step {run.step}; lower --lr (now {settings.lr:g}), "
+                            f"add --warmup-epochs, or use --precision 32. Last good state: {folder.checkpoint}"
+                        )
+                    record(figures)
+                    left_s = (last_step - run.step) / rate
+                    share = run.step / last_step
+                    screen.step(
+                        {**figures, "epochs": settings.epochs, "left_s": left_s, "share": share, "knn_top1": knn}
+                    )
+                    losses, window_s, window_steps = [], now, 0
+                if stop.asked(at=run.step):
+                    checkpoint(order, losses)
+                    raise Interrupted(f"stopped at step {run.step}; go on with: pretrain resume {folder.path}")
+                if run.step % every == 0:
+                    checkpoint(order, losses)
+            finished = run.step == (epoch + 1) * steps_per_epoch < last_step
+            if finished and score is not None and settings.knn_every and (epoch + 1) % settings.knn_every == 0:
+                knn = score.top1(run, backbone)
+                record({"step": run.step, "epoch": epoch, "knn_top1": knn})
+                window_s = time.monotonic()  # the score's time is not the training's
+        checkpoint(None, losses)
+
+        # ---- result ----
+        if score is not None:
+            knn = score.top1(run, backbone)
+        final = {"step": run.step, "epoch": (run.step - 1) // steps_per_epoch, "final": True}
+        if knn is not None:
+            final |= {"knn_top1": knn, "knn_top1_random_init": knn_before}
+        features = run.extract(backbone, what="features for the report")
+        if main:
+            about = {
+                "method": settings.method,
+                "data": settings.data,
+                "step": str(run.step),
+                "seed": str(settings.seed),
+            }
+            save_backbone(backbone, folder.backbone, metadata=about)
+            final["wall_s"] = saved.get("wall_s", 0.0) + time.monotonic() - began
+            record(final)
+            write_report(folder, settings, images, features, method.assignments)
+    if board is not None:
+        board.close()
+    scored = f"kNN top-1  {knn_before:.1f} % -> {knn:.1f} %   (random network -> trained)\n" if knn is not None else ""
+    screen.result(
+        f"{scored}"
+        f"backbone   {folder.backbone}\n"
+        f"report     {folder.report}   (open it in a browser)\n"
+        f"took       {duration(saved.get('wall_s', 0.0) + time.monotonic() - began)}\n"
+        f"next       uv run apps/pretrain {settings.method} --data folder:PATH   (your own images, labels or not)"
+    )
+
+
+def _launch(settings: Settings) -> Fabric:
+    """One process as it is; under torchrun or Slurm, one of many."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: no GPU that torch can use; take --device auto, or install a torch with CUDA")
+    accelerator = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = settings.precision
+    if precision == "auto":
+        # bf16 without matrix units is slower than float32
+        precision = "bf16" if accelerator == "cuda" or torch.cpu._is_amx_tile_supported() else "32"
+    torch.backends.cudnn.benchmark = True
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=max(1, world // local),
+        # the memories are the same on all ranks by construction; broadcasting a gigabyte each step would be waste
+        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def settings_precision(fabric: Fabric) -> str:
+    return str(fabric._precision.precision)
+
+
+def _parameter_groups(method: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    plain = tuple(getattr(method, "no_momentum", ()))
+    groups: dict[float, list[nn.Parameter]] = {settings.momentum: [], 0.0: []}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            groups[0.0 if name.startswith(plain) else settings.momentum].append(parameter)
+    return [{"params": parameters, "momentum": m} for m, parameters in groups.items() if parameters]
+
+
+def _whole_batches(order: Tensor, length: int) -> Tensor:
+    """Pad with the order's own head, so that every batch is full: a last batch of one image would break batch norm."""
+    return torch.cat([order, order[: length - len(order)]])

@@ -1,0 +1,115 @@
+"""report.html: what a run learnt, in one file that opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import torch
+from cluster_memory import cluster_stats
+from eval_probes import nearest_neighbours
+from indexed_images import IndexedImages
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+from torch import Tensor
+
+from pretrain import figures
+from pretrain.config import Settings, dump
+from pretrain.keys import generator
+from pretrain.run_folder import RunFolder
+from pretrain.terminal import duration
+
+TILE = 64  # pixels of one image in a montage
+PER_CLUSTER = 20
+N_QUERIES, N_NEIGHBOURS = 10, 9
+MAP_POINTS = 1500
+
+
+@dataclass
+class Montage:
+    title: str
+    picture: str  # data URI
+
+
+def write_report(
+    folder: RunFolder, settings: Settings, images: IndexedImages, features: Tensor, assignments: Tensor
+) -> None:
+    """features: (N, D) of the finished backbone; assignments: (N,) cluster of each image at the end."""
+    metrics = folder.read_metrics()
+    features, assignments = features.cpu(), assignments.cpu()
+    k = int(assignments.max()) + 1
+    stats = cluster_stats(assignments, k)
+    subset = torch.randperm(len(images), generator=generator(settings.seed, "map"))[:MAP_POINTS].sort().values
+    page = Environment(loader=PackageLoader("pretrain", "."), autoescape=True).get_template("report.html.j2")
+    html = page.render(
+        name=folder.path.name,
+        settings=settings,
+        toml=dump(settings),
+        final=metrics[-1],
+        n_images=len(images),
+        took=duration(metrics[-1].get("wall_s", 0.0)),
+        stats=stats,
+        curves=figures.curves(metrics),
+        sizes=figures.cluster_sizes(stats.sizes),
+        embedding=figures.embedding_map(features[subset], _colours(images, assignments)[subset], images.class_names),
+        clusters=_cluster_montages(images, assignments, stats.sizes, settings.seed),
+        neighbours=_neighbour_montage(images, features, settings.seed),
+    )
+    folder.write_report(html)
+
+
+def _colours(images: IndexedImages, assignments: Tensor) -> Tensor:
+    return assignments if images.labels is None else images.labels
+
+
+def _cluster_montages(images: IndexedImages, assignments: Tensor, sizes: Tensor, seed: int) -> list[Montage]:
+    """The largest, the median and the smallest clusters, a few of each; members drawn by key."""
+    by_size = [int(c) for c in sizes.argsort(descending=True, stable=True) if sizes[c] > 0]
+    middle = len(by_size) // 2
+    chosen = {
+        "largest": by_size[:3],
+        "median": by_size[max(3, middle - 1) : middle + 2],
+        "smallest": by_size[max(middle + 2, len(by_size) - 3) :],
+    }
+    montages = []
+    for kind, clusters in chosen.items():
+        for c in clusters:
+            members = (assignments == c).nonzero().flatten()
+            pick = members[torch.randperm(len(members), generator=generator(seed, "montage", c))[:PER_CLUSTER]]
+            title = f"{kind}: cluster {c}, {len(members):,} images"
+            montages.append(Montage(title, _picture([_tile(images, int(i)) for i in pick], columns=10)))
+    return montages
+
+
+def _neighbour_montage(images: IndexedImages, features: Tensor, seed: int) -> str:
+    """A row an image: the image, then its nearest neighbours among all others."""
+    queries = torch.randperm(len(images), generator=generator(seed, "neighbours"))[:N_QUERIES]
+    found, _ = nearest_neighbours(features[queries], features, k=min(N_NEIGHBOURS + 1, len(images)))
+    tiles = []
+    for query, row in zip(queries.tolist(), found.tolist(), strict=True):
+        others = [i for i in row if i != query][: len(row) - 1]
+        tiles += [_tile(images, i) for i in (query, *others)]
+    return _picture(tiles, columns=found.shape[1], first_apart=True)
+
+
+def _tile(images: IndexedImages, index: int) -> Image.Image:
+    picture = Image.fromarray(images[index].image.permute(1, 2, 0).numpy())
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    enlarge = Image.Resampling.NEAREST if side < TILE else Image.Resampling.LANCZOS
+    return picture.resize((TILE, TILE), enlarge, box=(left, top, left + side, top + side))
+
+
+def _picture(tiles: list[Image.Image], columns: int, *, first_apart: bool = False) -> str:
+    """Tiles in rows -> data URI of a PNG; `first_apart` leaves room after the first column."""
+    gap, apart = 3, 12 if first_apart else 0
+    rows = -(-len(tiles) // columns)
+    width = min(columns, len(tiles)) * (TILE + gap) - gap + apart
+    sheet = Image.new("RGBA", (width, rows * (TILE + gap) - gap))
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, columns)
+        sheet.paste(tile, (column * (TILE + gap) + (apart if column else 0), row * (TILE + gap)))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,148 @@
+"""The menu of checks: `uv run nox -l` lists it, `uv run nox -s lint` runs one.
+
+Daily work needs none of this: `uv run pytest packages/sinkhorn`. Sessions are for what needs a fresh environment
+or belongs before a release.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+APPS = sorted(path.parent.name for path in ROOT.glob("apps/*/pyproject.toml"))
+SOURCES = [f"packages/{p}/src" for p in PACKAGES] + [f"apps/{a}/src" for a in APPS]
+
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "types", "test", "imports"]
+
+
+def _sync(session: nox.Session, *arguments: str) -> None:
+    """The workspace's own environment, or a part of it, in the session's folder."""
+    environment = {"UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
+    session.run_install("uv", "sync", "--quiet", *arguments, env=environment, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: format and rules."""
+    _sync(session, "--only-group", "dev")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy over every package and app."""
+    _sync(session)
+    for source in SOURCES:  # one at a time: each is a program of its own
+        session.run("mypy", source)
+
+
+@nox.session
+def test(session: nox.Session) -> None:
+    """The daily suite."""
+    _sync(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Packages import no sibling, apps no other app, and each declares what it imports."""
+    _sync(session)
+    session.run("lint-imports")
+    for folder in [*(f"packages/{p}" for p in PACKAGES), *(f"apps/{a}" for a in APPS)]:
+        with session.chdir(folder):
+            session.run("deptry", "src")
+
+
+def _alone(package: str) -> None:
+    @nox.session(name=f"alone-{package}", tags=["alone"], default=False)
+    def alone(session: nox.Session) -> None:
+        _sync(session, "--package", package, "--group", "test", "--no-default-groups")
+        session.run("pytest", f"packages/{package}", *session.posargs)
+
+    alone.__doc__ = f"{package} with nothing but what it declares: its tests in a fresh environment."
+
+
+for _package in PACKAGES:
+    _alone(_package)
+
+
+@nox.session(default=False)
+def wheels(session: nox.Session) -> None:
+    """Build each package, install the wheel elsewhere with its declared needs, run its README's example."""
+    out = Path(session.create_tmp())
+    constraints = out / "constraints.txt"
+    constraints.write_text("\n".join(_constraints()) + "\n")
+    for package in PACKAGES:
+        session.run_install(
+            "uv", "build", "--quiet", "--package", package, "--no-sources", "--wheel", "-o", str(out), external=True
+        )
+        wheel = max(out.glob(f"{package.replace('-', '_')}-*.whl"), key=lambda path: path.stat().st_mtime)
+        session.run_install(
+            "uv",
+            "pip",
+            "install",
+            "--quiet",
+            "--reinstall-package",
+            package,
+            "-c",
+            str(constraints),
+            str(wheel),
+            external=True,
+        )
+        example = re.search(r"```python\n(.*?)```", (ROOT / "packages" / package / "README.md").read_text(), re.S)
+        if example is None:
+            session.error(f"packages/{package}/README.md has no python example")
+        with session.chdir(out):
+            session.run("python", "-c", example[1])
+        # the next package must not find this one's needs by luck
+        session.run_install("uv", "pip", "uninstall", "--quiet", package, external=True)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Speed against peers, both sides in one run."""
+    _sync(session)
+    session.run("pytest", "benchmarks", "--benchmark-only", "-o", "python_files=bench_*.py", *session.posargs)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The site, into site/."""
+    _sync(session, "--group", "docs")
+    session.run("mkdocs", "build", "--strict")
+
+
+@nox.session(default=False, venv_backend="none")
+def pins(session: nox.Session) -> None:
+    """Renew the exact versions in pyproject.toml; torch and torchvision stay (docs/decisions/torch-pin.md)."""
+    project = ROOT / "pyproject.toml"
+    text = project.read_text()
+    held = [line for line in _constraints() if re.match(r"torch(vision)?==", line)]
+    project.write_text(_with_constraints(text, held))
+    try:
+        subprocess.run(["uv", "lock", "--quiet", "--upgrade"], cwd=ROOT, check=True)
+    except subprocess.CalledProcessError:
+        project.write_text(text)
+        session.error("uv found no resolution; the pins are as they were")
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    found = {f"{p['name']}=={p['version']}" for p in lock["package"] if "registry" in p["source"]}
+    project.write_text(_with_constraints(text, sorted(found | set(held))))
+
+
+def _constraints() -> list[str]:
+    return list(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"])
+
+
+def _with_constraints(project: str, constraints: list[str]) -> str:
+    block = "constraint-dependencies = " + json.dumps(constraints, indent=4)[:-1].rstrip() + ",\n]"
+    return re.sub(r"constraint-dependencies = \[.*?\n\]", block, project, count=1, flags=re.S)

@@ -1,0 +1,49 @@
+"""First centroids: given rows, random rows, or k-means++ rows. Draws are keyed and the same on every rank."""
+
+import torch
+from torch import Tensor
+
+from cluster_memory._ranks import Ranks
+from cluster_memory._rows import Frame, Rows
+
+
+def random_rows(rows: Rows, k: int, generator: torch.Generator) -> Tensor:
+    """Global numbers (k,) of k distinct rows: the head of a random permutation."""
+    return torch.randperm(rows.n_total, generator=generator)[:k].to(rows.device)
+
+
+def plus_plus_rows(rows: Rows, frame: Frame, ranks: Ranks, k: int, generator: torch.Generator) -> Tensor:
+    """Global numbers (k,) of rows drawn by exact D^2 sampling (Arthur & Vassilvitskii 2007), one pass over x each.
+
+    Distances are taken by subtraction, so a copy of a chosen row is at exactly zero and is never drawn while any other
+    row is left; after that, rows are drawn uniformly."""
+    draws = torch.rand(k, 2, generator=generator, dtype=torch.float64).tolist()
+    chosen = [int(draws[0][0] * rows.n_total)]
+    squared = torch.full((rows.n,), torch.inf, device=rows.device)
+    for uniform, spare in draws[1:]:
+        centre = frame.enter(rows.take(torch.tensor(chosen[-1:], device=rows.device)))
+        for part, block in rows:
+            distance = (frame.enter(block) - centre).square_().sum(1)
+            squared[part] = torch.minimum(squared[part], distance)
+        cumulative = squared.double().cumsum(0)
+        mine = cumulative[-1] if rows.n else cumulative.new_zeros(())
+        totals = ranks.stack(mine)
+        before = float(totals[: ranks.rank].sum())
+        target = uniform * float(totals.sum())
+        if not target > 0 and not float(totals.sum()) > 0:
+            chosen.append(int(spare * rows.n_total))
+            continue
+        # the first row at which the running sum passes the target; a later rank's rows pass it too, so take the minimum
+        local = int(
+            torch.searchsorted(cumulative, torch.tensor(target - before, device=rows.device).double(), right=True)
+        )
+        found = torch.tensor(rows.first + local if local < rows.n else rows.n_total, device=rows.device)
+        last = _last_positive(squared, rows)
+        chosen.append(min(int(ranks.min(found)), int(ranks.max(last))))
+    return torch.tensor(chosen, device=rows.device)
+
+
+def _last_positive(squared: Tensor, rows: Rows) -> Tensor:
+    """Where rounding of the running sum could overshoot: the last row with any weight."""
+    positive = squared.nonzero().flatten()
+    return (positive[-1] + rows.first) if len(positive) else torch.tensor(-1, device=rows.device)

@@ -1,0 +1,234 @@
+"""Online Deep Clustering's two memories (Zhan et al. 2020, arXiv:2006.10645): samples and centroids, step by step."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cluster_memory._kmeans import add_rows
+from cluster_memory._members import Members
+from cluster_memory._nearest import first_argmin
+from cluster_memory._ranks import Ranks
+from cluster_memory._two_means import cut_in_two
+
+_BLOCK_BYTES = 16 * 2**20  # of scores (rows x K) or features at once
+
+
+class OnlineClusters(nn.Module):
+    """ODC's memories: a feature and a cluster for each of N samples, and the K clusters, without empty or tiny ones.
+
+    A step is `update`, every tenth time `update_centroids`, then `split_small_clusters` and `loss_weights`. Its cost
+    depends on the batch B, on D and K and on the sizes of the clusters it repairs, never on N.
+
+    n_samples: N >= k. momentum in [0, 1]: share of the new feature in the memory. min_cluster: clusters below it are
+    dissolved; where N < 2 K min_cluster it is lowered to max(1, N // 2K), so that most clusters can reach it.
+    seed: the only source of randomness. group: ranks whose batches are put together; each holds the whole memory and
+    does the same work, so any of them can write the checkpoint and any number of ranks can go on from it.
+
+    Buffers are the whole state: `bank` (N, D) float32 unit rows, `assignments` (N,) int64 (-100 before `initialise`),
+    `centroids` (K, D) float32, `sums` (K, D) float64, `counts` (K,) int64, `step` int64. They take
+    4 N D + 8 N + 12 K D bytes, and the member lists, which are rebuilt on loading, 40 N at most.
+    Drift: after U updates a sum is off by at most 2 U 2^-53 max|sum| (10^9 updates of clusters of 1000: 2e-4 of one
+    row); rows have 24 bits, so in practice most additions are exact. A split computes its two sums afresh."""
+
+    bank: Tensor
+    assignments: Tensor
+    centroids: Tensor
+    sums: Tensor
+    counts: Tensor
+    step: Tensor
+
+    def __init__(
+        self,
+        n_samples: int,
+        dim: int,
+        k: int,
+        momentum: float = 0.5,
+        min_cluster: int = 20,
+        group: dist.ProcessGroup | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(n_samples, dim, k, min_cluster) < 1 or not 0 <= momentum <= 1:
+            raise ValueError(
+                "expected n_samples, dim, k, min_cluster >= 1 and momentum in [0, 1], "
+                f"got {n_samples}, {dim}, {k}, {min_cluster}, {momentum}"
+            )
+        if n_samples < k:
+            raise ValueError(f"k = {k} clusters need as many samples, got {n_samples}: use k <= {n_samples}")
+        self.momentum, self.seed, self._ranks = momentum, seed, Ranks(group)
+        # with this bound not all clusters can be small at once, so redirected samples always have somewhere to go
+        self.effective_min_cluster = min(min_cluster, max(1, n_samples // (2 * k)))
+        self.register_buffer("bank", torch.zeros(n_samples, dim))
+        self.register_buffer("assignments", torch.full((n_samples,), -100))
+        self.register_buffer("centroids", torch.zeros(k, dim))
+        self.register_buffer("sums", torch.zeros(k, dim, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(k, dtype=torch.int64))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self._members = Members(n_samples, k)
+        self._ready = False
+        self.register_load_state_dict_post_hook(_rebuild_members)
+
+    @torch.no_grad()
+    def initialise(self, features: Tensor, assignments: Tensor) -> None:
+        """Fill the memories from features (N, D) of any float dtype and a first clustering (N,) int64 in [0, K).
+
+        Rows are made unit; centroids are the means of their members, not unit. Empty clusters are filled at once by
+        splitting the largest ones. With a group, every rank passes the same N rows."""
+        n, k = len(self.bank), len(self.counts)
+        if features.shape != self.bank.shape or assignments.shape != (n,):
+            raise ValueError(
+                f"expected features {tuple(self.bank.shape)} and assignments ({n},), "
+                f"got {tuple(features.shape)} and {tuple(assignments.shape)}"
+            )
+        if int(assignments.min()) < 0 or int(assignments.max()) >= k:
+            raise ValueError(
+                f"assignments must be in [0, {k}), got {int(assignments.min())} to {int(assignments.max())}: "
+                "cluster all N samples into k clusters first"
+            )
+        device = self.bank.device
+        self.assignments.copy_(assignments)
+        self.counts.copy_(torch.bincount(self.assignments, minlength=k))
+        self.sums.zero_()
+        self.step.zero_()
+        block = _block_rows(features.shape[1])
+        for start in range(0, n, block):
+            part = slice(start, start + block)
+            rows = _unit(features[part].to(device).float())
+            _check_finite(rows, torch.arange(start, start + len(rows)))
+            self.bank[part] = rows
+            add_rows(self.sums, self.assignments[part], rows.double())
+        self._members.rebuild(self.assignments)
+        self._ready = True
+        self._split_into((self.counts == 0).nonzero().flatten())
+        self.update_centroids()
+
+    @torch.no_grad()
+    def update(self, indices: Tensor, features: Tensor) -> Tensor:
+        """Blend features (B, D) into the memory of samples `indices` (B,), and move each to its nearest centroid.
+
+        row <- unit((1 - m) row + m unit(feature)); cluster <- argmax_k centroid_k . row with centroids that are plain
+        means, so that a tight cluster has an advantage and an all-zero row goes to cluster 0. An index may occur more
+        than once: each time is computed from the same old row, and the last one counts. With a group, batches are put
+        together in rank order and may differ in length. Returns the share of the batch that changed cluster, 0-dim."""
+        if not self._ready:
+            raise RuntimeError("the memory is empty: call initialise or load_state_dict first")
+        if indices.ndim != 1 or features.shape != (len(indices), self.bank.shape[1]):
+            raise ValueError(
+                f"expected indices (B,) and features (B, {self.bank.shape[1]}), "
+                f"got {tuple(indices.shape)} and {tuple(features.shape)}"
+            )
+        device = self.bank.device
+        indices = self._ranks.concatenate(indices.to(device, torch.int64))
+        features = self._ranks.concatenate(_unit(features.detach().to(device).float()))
+        self.step += 1
+        if not len(indices):
+            return torch.zeros((), device=device)
+        if int(indices.min()) < 0 or int(indices.max()) >= len(self.bank):
+            raise ValueError(
+                f"indices must be in [0, {len(self.bank)}), got {int(indices.min())} to {int(indices.max())}: "
+                "pass dataset positions"
+            )
+        _check_finite(features, indices)
+        rows = _unit((1 - self.momentum) * self.bank[indices] + self.momentum * features)
+        new, old = self._nearest(rows), self.assignments[indices]
+        change_ratio = (new != old).float().mean()
+
+        last = _last_of_each(indices)
+        indices, rows, old, new = indices[last], rows[last], old[last], new[last]
+        add_rows(self.sums, old, -self.bank[indices].double())
+        add_rows(self.sums, new, rows.double())
+        self.bank[indices] = rows
+        self._relabel(indices, old, new)
+        return change_ratio
+
+    @torch.no_grad()
+    def update_centroids(self) -> None:
+        """Centroids <- means of their members (not unit); clusters without members keep theirs. Costs K D."""
+        means = (self.sums / self.counts.clamp_min(1)[:, None]).float()
+        self.centroids.copy_(torch.where((self.counts > 0)[:, None], means, self.centroids))
+
+    @torch.no_grad()
+    def split_small_clusters(self) -> int:
+        """Dissolve clusters below `effective_min_cluster`, refill each by half of the largest; returns how many.
+
+        Members of small clusters go to the nearest centroid among the others, whose centroids stay as they are. Then,
+        in ascending order, each emptied cluster takes one side of a 2-means of the largest cluster (the first of equal
+        ones), and both centroids become the means of their members."""
+        is_small = self.counts < self.effective_min_cluster
+        small = is_small.nonzero().flatten()
+        if not len(small):
+            return 0
+        samples, old = self._members.members(small)
+        new = self._nearest(self.bank[samples], is_small)
+        add_rows(self.sums, new, self.bank[samples].double())
+        self._relabel(samples, old, new)
+        self.sums[small] = 0
+        self._split_into(small)
+        return len(small)
+
+    def loss_weights(self, power: float = 0.5) -> Tensor:
+        """Class weights (K,) float32 ~ (1 / (n + 1e-10))^power for clusters of n samples; they sum to 1."""
+        weights = (self.counts.double() + 1e-10) ** -power
+        return (weights / weights.sum()).float()
+
+    def _nearest(self, rows: Tensor, excluded: Tensor | None = None) -> Tensor:
+        """argmax_k centroid_k . row (B,) for unit rows (B, D), ties to the lower index."""
+        found = [torch.empty(0, dtype=torch.int64, device=rows.device)]
+        for block in rows.split(_block_rows(len(self.centroids))):
+            scores = -block @ self.centroids.T
+            if excluded is not None:
+                scores[:, excluded] = torch.inf
+            found.append(first_argmin(scores)[1])
+        return torch.cat(found)
+
+    def _relabel(self, samples: Tensor, old: Tensor, new: Tensor) -> None:
+        """Move distinct samples between clusters; their sums are the caller's."""
+        changed = old != new
+        samples, old, new = samples[changed], old[changed], new[changed]
+        self.assignments[samples] = new
+        one = torch.ones_like(new)
+        self.counts.index_add_(0, old, -one).index_add_(0, new, one)
+        self._members.move(samples, old, new)
+
+    def _split_into(self, empty: Tensor) -> None:
+        """Fill each empty cluster (ascending) with one side of the largest cluster of the moment."""
+        for target in empty.tolist():
+            largest = self.counts.argmax()
+            samples, old = self._members.members(largest[None])
+            rows = self.bank[samples]
+            side = cut_in_two(rows, self.seed, int(self.step), target)
+            pair = torch.stack([largest, largest.new_tensor(target)])
+            self._relabel(samples[side], old[side], pair[1].expand(int(side.sum())))
+            self.sums[pair] = torch.stack(
+                [rows[~side].sum(0, dtype=torch.float64), rows[side].sum(0, dtype=torch.float64)]
+            )
+            self.centroids[pair] = (self.sums[pair] / self.counts[pair, None]).float()
+
+
+def _rebuild_members(memory: nn.Module, _: object) -> None:
+    assert isinstance(memory, OnlineClusters)
+    memory._ready = bool((memory.assignments >= 0).all())
+    if memory._ready:
+        memory._members.rebuild(memory.assignments)
+
+
+def _block_rows(width: int) -> int:
+    return max(1, _BLOCK_BYTES // (4 * width))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-10)
+
+
+def _last_of_each(indices: Tensor) -> Tensor:
+    """Places (U,) of the last occurrence of each distinct value of indices (B,)."""
+    ordered, order = indices.sort(stable=True)
+    is_last = torch.ones_like(ordered, dtype=torch.bool)
+    is_last[:-1] = ordered[1:] != ordered[:-1]
+    return order[is_last]
+
+
+def _check_finite(rows: Tensor, indices: Tensor) -> None:
+    if not rows.sum().isfinite():
+        bad = indices[(~rows.isfinite().all(1)).nonzero().flatten().cpu()][:5].tolist()
+        raise ValueError(f"features of samples {bad} hold NaN or inf, which would stay in the memory: check the loss")

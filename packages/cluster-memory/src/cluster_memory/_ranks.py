@@ -1,0 +1,46 @@
+"""The few collectives this package needs, over a process group or over this process alone."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Ranks:
+    """Collectives over `group`; with `group=None` this process alone, and every call returns what it was given."""
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self.group = group
+        self.size = 1 if group is None else dist.get_world_size(group)
+        self.rank = 0 if group is None else dist.get_rank(group)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: Tensor) -> Tensor:
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def min(self, values: Tensor) -> Tensor:
+        return self._reduce(values, dist.ReduceOp.MIN)
+
+    def _reduce(self, values: Tensor, op: "dist.ReduceOp.RedOpType") -> Tensor:
+        """In place, so nothing is copied when there is one rank."""
+        if self.group is not None:
+            dist.all_reduce(values, op, group=self.group)
+        return values
+
+    def stack(self, values: Tensor) -> Tensor:
+        """(W, ...) from values of one shape on every rank."""
+        if self.group is None:
+            return values[None]
+        parts = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(parts, values.contiguous(), group=self.group)
+        return torch.stack(parts)
+
+    def concatenate(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks in rank order; ranks may hold different numbers of rows."""
+        if self.group is None:
+            return rows
+        lengths = self.stack(torch.tensor(len(rows), device=rows.device)).tolist()
+        padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        return torch.cat([part[:length] for part, length in zip(self.stack(padded), lengths, strict=True)])

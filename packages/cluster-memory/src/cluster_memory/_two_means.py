@@ -1,0 +1,56 @@
+"""Cutting one cluster in two, the same way every time for the same key."""
+
+import torch
+from torch import Tensor
+
+_MASK = 2**64 - 1
+
+
+def uniforms(n: int, *key: int) -> list[float]:
+    """n floats in [0, 1) that depend on the integers of the key only (SplitMix64, Steele et al. 2014)."""
+    state = 0
+    for part in key:
+        state = _mixed(state ^ (part & _MASK))
+    return [_mixed(state + i * 0x9E3779B97F4A7C15) / 2.0**64 for i in range(1, n + 1)]
+
+
+def _mixed(z: int) -> int:
+    z = (z + 0x9E3779B97F4A7C15) & _MASK
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
+    return (z ^ (z >> 31)) >> 11 << 11  # 53 bits, so that the quotient stays below 1
+
+
+def cut_in_two(rows: Tensor, *key: int, n_iters: int = 20) -> Tensor:
+    """Side (M,) bool of each of M >= 2 rows (M, D) by 2-means; both sides have members.
+
+    k-means++ start with two keyed draws, at most 20 iterations, stopping when no row changes sides; ties stay on side
+    0 (False). Equal rows, where no plane separates, are halved at random. Computes in float64."""
+    if len(rows) < 2:
+        raise ValueError(f"two sides need two rows, got {len(rows)}")
+    rows = rows.double()
+    first, second = uniforms(2, *key)
+    one = rows[int(first * len(rows))]
+    weights = (rows - one).square().sum(1)
+    cumulative = weights.cumsum(0)
+    side = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    if cumulative[-1] > 0:
+        drawn = torch.searchsorted(cumulative, second * cumulative[-1], right=True)
+        two = rows[drawn.clamp_max(len(rows) - 1)]
+        total = rows.sum(0)
+        for _ in range(n_iters):
+            # nearer to two than to one: x.(two - one) > (|two|^2 - |one|^2) / 2
+            normal = two - one
+            now = rows @ normal > (two + one) @ normal / 2
+            n_two = int(now.sum())
+            if n_two in (0, len(rows)):
+                break
+            if torch.equal(now, side):
+                return side
+            side = now
+            sum_two = now.double() @ rows
+            one, two = (total - sum_two) / (len(rows) - n_two), sum_two / n_two
+    if side.any() and not side.all():
+        return side
+    shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(int(first * 2**53)))
+    return (shuffled < len(rows) // 2).to(rows.device)

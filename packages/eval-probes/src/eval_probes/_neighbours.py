@@ -1,0 +1,90 @@
+"""Exact nearest neighbours by cosine, streamed: never a matrix of all queries by the whole bank.
+
+M queries, N bank rows, D dimensions, k neighbours."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_QUERY_ROWS, _BANK_ROWS = 1024, 4096  # 16 MiB of scores at a time: full GEMM rate, and still near the cache
+
+
+def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k bank rows of largest cosine with each query: indices (M, k) int64 and similarity (M, k) float32.
+
+    queries: (M, D), bank: (N, D), any float dtype; neighbours come best first, equal ones by rising bank index; if
+    k > N, N columns come back. Rows are normalised in float32; an all-zero row has cosine 0 with everything. Computed
+    on the queries' device, to which the bank is moved block by block, so it may be larger than that device's memory
+    or a memory map. Working memory: 16 MiB of scores, a bank block, and the result.
+    Raises ValueError for other shapes, k < 1, no rows, or rows that are not finite (named)."""
+    check_rows(queries, "queries")
+    check_rows(bank, "bank")
+    if queries.shape[1] != bank.shape[1]:
+        raise ValueError(f"queries are (M, {queries.shape[1]}) but the bank is (N, {bank.shape[1]}): D must be equal")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return stream_topk(queries, bank, min(k, len(bank)))
+
+
+def check_rows(x: Tensor, name: str) -> None:
+    """Refuse what has no cosine: other shapes, no rows, rows with NaN or infinity."""
+    if x.ndim != 2 or not x.is_floating_point():
+        raise ValueError(f"{name} must be a float matrix (rows, D), got {tuple(x.shape)} {x.dtype}")
+    if len(x) == 0:
+        raise ValueError(f"{name} has no rows: pass at least one")
+    bad = torch.cat([~block.isfinite().all(1) for block in x.split(_BANK_ROWS)]).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"{name} has {len(bad)} rows with NaN or infinity, the first at {bad[:5]}: find what made them"
+        )
+
+
+@torch.no_grad()
+def stream_topk(queries: Tensor, bank: Tensor, k: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
+    """`nearest_neighbours` on checked input, k <= N. skip_self: query i is bank row i, and not its own neighbour."""
+    device = queries.device
+    n_queries = len(queries)
+    indices = torch.full((n_queries, k), -1, dtype=torch.int64, device=device)
+    similarity = torch.full((n_queries, k), -torch.inf, device=device)
+    with torch.autocast(device.type, enabled=False):
+        unit_queries = F.normalize(queries.float(), dim=1)
+        for first in range(0, len(bank), _BANK_ROWS):
+            block = F.normalize(bank[first : first + _BANK_ROWS].to(device, torch.float32), dim=1)
+            for start in range(0, n_queries, _QUERY_ROWS):
+                part = slice(start, start + _QUERY_ROWS)
+                scores = unit_queries[part] @ block.T
+                if skip_self and -len(scores) < start - first < len(block):
+                    scores.diagonal(start - first).fill_(-torch.inf)
+                _merge(scores, first, indices[part], similarity[part])
+    return indices, similarity
+
+
+def _merge(scores: Tensor, first: int, indices: Tensor, similarity: Tensor) -> None:
+    """Update the running top k, in place, with the scores (M, n) of bank rows first, first + 1, ..., first + n - 1.
+
+    After a few blocks hardly any score beats a query's k-th best, so one comparison discards nearly everything.
+    Ties fall to the smaller index: blocks come in rising order, a later equal score does not pass `>`, and what does
+    pass is sorted stably behind the older ones."""
+    k = indices.shape[1]
+    passes = scores > similarity[:, -1:]
+    rows, columns = passes.nonzero(as_tuple=True)
+    n_passing = rows.bincount(minlength=len(scores))
+    crowded = (n_passing > k).nonzero().flatten()
+    if len(crowded) > 0:  # of these, only what reaches the block's own k-th best can stay
+        theirs = scores[crowded]
+        passes[crowded] &= theirs >= theirs.topk(k, sorted=False).values.amin(1, keepdim=True)
+        rows, columns = passes.nonzero(as_tuple=True)
+        n_passing = rows.bincount(minlength=len(scores))
+    if len(rows) == 0:
+        return
+    # Ragged to padded: the candidates of a query go side by side, behind its k best so far.
+    starts = n_passing.cumsum(0) - n_passing
+    place = k + torch.arange(len(rows), device=rows.device) - starts[rows]
+    width = k + int(n_passing.max())
+    merged_similarity = similarity.new_full((len(scores), width), -torch.inf)
+    merged_indices = indices.new_full((len(scores), width), -1)
+    merged_similarity[:, :k], merged_indices[:, :k] = similarity, indices
+    merged_similarity[rows, place], merged_indices[rows, place] = scores[rows, columns], columns + first
+    merged_similarity, order = merged_similarity.sort(dim=1, descending=True, stable=True)
+    similarity.copy_(merged_similarity[:, :k])
+    indices.copy_(merged_indices.gather(1, order[:, :k]))

@@ -1,0 +1,72 @@
+"""Encoded bytes to a uint8 RGB tensor: every Pillow mode made 8-bit RGB, upright, or a named reason why not."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class CorruptImage(ValueError):
+    """An image that cannot be read: missing, truncated, not an image, a decompression bomb, or of unknown range."""
+
+
+def decode(data: bytes) -> Tensor:
+    """The first frame of an encoded image as uint8 (3, H, W), RGB, EXIF orientation applied.
+
+    Transparency is composited on white; 16-bit grey is scaled (v / 257, rounded), not clipped; CMYK is converted.
+    Raises CorruptImage with the reason. More pixels than `PIL.Image.MAX_IMAGE_PIXELS` count as a decompression bomb.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as file:
+            _refuse_bomb(file)
+            file.load()
+            array = np.array(_rgb(_upright(file)))
+    except (CorruptImage, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise CorruptImage(f"decompression bomb: {error}") from error
+    except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, ...
+        reason = "not an image Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise CorruptImage(reason or type(error).__name__) from error
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    # Pillow only warns between one and two times its limit; warning filters are process-wide, so we count ourselves.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise CorruptImage(
+            f"decompression bomb: {image.width}x{image.height} pixels, limit {limit} (PIL.Image.MAX_IMAGE_PIXELS)"
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block, which raises nearly anything, does not break the image
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        image = _grey_16_to_8(image)
+    if image.mode == "F":
+        raise CorruptImage("float pixels have no known range: convert the file to 8 or 16 bit")
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_16_to_8(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)  # I;16, I;16B and I (32-bit) alike
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise CorruptImage(f"integer pixels in [{low}, {high}] do not fit 16 bit: convert the file to 8 or 16 bit")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))

@@ -1,0 +1,52 @@
+"""The table of sources, and the way in."""
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from ._arrays import open_digits, open_npz
+from ._classic import open_cifar10, open_cifar100, open_stl10
+from ._dataset import IndexedImages, OnCorrupt
+from ._files import open_folder, open_list
+from ._shapes_source import open_shapes
+from ._source import NoSuchSplit, Request, Source
+from ._tar import open_tar
+
+SOURCES: dict[str, Callable[[Request], Source]] = {
+    "shapes": open_shapes,
+    "digits": open_digits,
+    "folder": open_folder,
+    "list": open_list,
+    "npz": open_npz,
+    "tar": open_tar,
+    "cifar10": open_cifar10,
+    "cifar100": open_cifar100,
+    "stl10": open_stl10,
+}
+
+
+def open_images(
+    spec: str, split: str = "train", *, on_corrupt: OnCorrupt = "raise", seed: int = 0, download: bool = False
+) -> IndexedImages:
+    """The images of one source and split: `name` or `name:argument`, see the README's table of specs.
+
+    split: "train", "val" or "test"; where a source has only one of the last two, either names it. on_corrupt: "raise",
+    or "replace" by the next good index (see `IndexedImages`). seed: of the drawn world and of drawn splits. download:
+    may the classic sets be fetched. Raises ValueError for an unknown spec, `NoSuchSplit` (a ValueError), and
+    FileNotFoundError where nothing is.
+    """
+    name, _, arg = spec.partition(":")
+    if name not in SOURCES:
+        raise ValueError(_unknown(spec, name))
+    if split not in ("train", "val", "test"):
+        raise NoSuchSplit(f"unknown split {split!r}: 'train', 'val' or 'test'")
+    return IndexedImages(SOURCES[name](Request(arg, split, seed, download)), spec, on_corrupt)
+
+
+def _unknown(spec: str, name: str) -> str:
+    nearest = difflib.get_close_matches(name.lower(), SOURCES, n=1, cutoff=0.5)
+    if Path(spec).is_dir():
+        hint = f"; did you mean 'folder:{spec}'?"
+    else:
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown source {name!r} in spec {spec!r}; known: {', '.join(SOURCES)}{hint}"

@@ -1,0 +1,150 @@
+"""The parts of a drawn scene: planes and colours in float32, elementwise (see `_shapes.py` for why)."""
+
+import numpy as np
+
+from ._hash import hash64, mix, uniform
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+_N_STROKES = 8
+
+
+def directions(turns: np.ndarray) -> np.ndarray:
+    """(2, n) cosine and sine of turns in [0, 1), by polynomial: libm's last bit differs between machines."""
+    quadrant = np.floor(turns * 4)
+    a = (turns * 4 - quadrant - 0.5) * (np.pi / 2)  # [-pi/4, pi/4)
+    a2 = a * a
+    sine = a * (1 - a2 / 6 * (1 - a2 / 20 * (1 - a2 / 42 * (1 - a2 / 72))))
+    cosine = 1 - a2 / 2 * (1 - a2 / 12 * (1 - a2 / 30 * (1 - a2 / 56)))
+    c, s = (
+        (cosine - sine) * np.sqrt(0.5),
+        (cosine + sine) * np.sqrt(0.5),
+    )  # turned by an eighth to the quadrant's middle
+    quarter = quadrant.astype(np.int64)
+    return np.stack([np.choose(quarter, [c, -s, -c, s]), np.choose(quarter, [s, c, -s, -c])])
+
+
+def _turned(dx: np.ndarray, dy: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (n, 1, M) and (n, M, 1) in the frame of `axes` (2, n): two float32 planes (n, M, M)."""
+    c, s = axes[:, :, None, None]
+    u = (dx * c).astype(np.float32) + (dy * s).astype(np.float32)
+    v = (dy * c).astype(np.float32) - (dx * s).astype(np.float32)
+    return u, v
+
+
+def inside_shape(dx: np.ndarray, dy: np.ndarray, shape: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """bool (n, M, M): which samples the object covers; axes are in units of its radius."""
+    inside = np.empty((len(shape), dy.shape[1], dx.shape[2]), dtype=bool)
+    for kind, test in enumerate((_disc, _triangle, _cross, _ring)):
+        chosen = np.flatnonzero(shape == kind)
+        inside[chosen] = test(*_turned(dx[chosen], dy[chosen], axes[:, chosen]))
+    return inside
+
+
+def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return u * u + v * v < 1
+
+
+def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    side = np.abs(u) * np.float32(0.8660254) + v * np.float32(0.5)
+    return (side < np.float32(0.6)) & (v > np.float32(-0.6))
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    u, v = np.abs(u), np.abs(v)
+    return (np.minimum(u, v) < np.float32(0.36)) & (np.maximum(u, v) < 1)
+
+
+def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    square = u * u + v * v
+    return (square < 1) & (square > np.float32(0.27))
+
+
+def on_texture(dx: np.ndarray, dy: np.ndarray, texture: np.ndarray, axes: np.ndarray, phases: np.ndarray) -> np.ndarray:
+    """bool (n, M, M): samples in the second colour; 0 none, 1 stripes, 2 checks; axes in periods, phases (2, n)."""
+    marked = np.zeros((len(texture), dy.shape[1], dx.shape[2]), dtype=bool)
+    for kind in (1, 2):
+        chosen = np.flatnonzero(texture == kind)
+        u, v = _turned(dx[chosen], dy[chosen], axes[:, chosen] if kind == 1 else axes[:, chosen] * 0.75)
+        marked[chosen] = _half(u, phases[0, chosen])
+        if kind == 2:
+            marked[chosen] ^= _half(v, phases[1, chosen])
+    return marked
+
+
+def _half(u: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    u = u + phase.astype(np.float32)[:, None, None]
+    return u - np.floor(u) < np.float32(0.5)
+
+
+def colours(keys: np.ndarray, field: int) -> np.ndarray:
+    """(3, n, 3) RGB: three colours of any hue, their lumas dark, middle and bright in random order, so that neither
+    grey nor a change of hue hides a part."""
+    dark_to_bright = np.stack([uniform(keys, field + k, 0.06 + 0.32 * k, 0.24 + 0.32 * k) for k in range(3)])
+    order = np.argsort(hash64(keys[None], field + 3 + np.arange(3)[:, None]), axis=0)
+    lumas = np.take_along_axis(dark_to_bright, order, axis=0)
+    return np.stack([_tinted(keys, field + 6 + 4 * k, lumas[k]) for k in range(3)])
+
+
+def _tinted(keys: np.ndarray, field: int, luma: np.ndarray) -> np.ndarray:
+    """(n, 3) RGB of the given luma; hue and saturation are drawn, from four fields."""
+    tint = uniform(keys[:, None], field + np.arange(3), -1, 1)
+    tint = tint - (tint[:, 0] * _LUMA[0] + tint[:, 1] * _LUMA[1] + tint[:, 2] * _LUMA[2])[:, None]
+    room = np.minimum(luma, 1 - luma) / np.maximum(np.abs(tint).max(1), 1e-6)  # stays in gamut, so luma is exact
+    return luma[:, None] + tint * (room * uniform(keys, field + 3, 0.2, 1.0))[:, None]
+
+
+def blend(scene: np.ndarray, covered: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """scene (n, 3, S, S) with colour (n, 3) laid over it where `covered` (n, S, S), in ninths."""
+    alpha = (covered.astype(np.float32) / np.float32(9))[:, None]
+    return scene + alpha * (colour.astype(np.float32)[:, :, None, None] - scene)
+
+
+def background(keys: np.ndarray, field: int, colour: np.ndarray, size: int) -> np.ndarray:
+    """A ground of one colour with short strokes and blobs of random colours, float32 (n, 3, S, S)."""
+    ground = np.broadcast_to(colour.astype(np.float32)[:, :, None, None], (len(keys), 3, size, size)).copy()
+    grid = (np.arange(size) + 0.5) / size
+    for stroke in range(_N_STROKES):
+        own = hash64(keys, field + stroke)
+        x, y = uniform(own, 0), uniform(own, 1)
+        u, v = _turned((grid - x[:, None])[:, None, :], (grid - y[:, None])[:, :, None], directions(uniform(own, 2)))
+        half_length, radius = (
+            uniform(own, f, 0.0, high)[:, None, None].astype(np.float32) for f, high in ((3, 0.1), (4, 0.05))
+        )
+        u = np.maximum(np.abs(u) - half_length, 0)
+        distance = np.sqrt(u * u + v * v) - radius
+        alpha = np.minimum(np.maximum(np.float32(0.5) - distance * np.float32(size), 0), 1)[:, None]
+        ink = _tinted(own, 6, uniform(own, 5, 0.1, 0.9)).astype(np.float32)[:, :, None, None]
+        ground += alpha * (ink - ground)
+    return ground
+
+
+def light(keys: np.ndarray, field: int, scene: np.ndarray) -> np.ndarray:
+    """A linear fall of light in a random direction, at most +-25 % at the edge."""
+    size = scene.shape[-1]
+    grid = (np.arange(size) + 0.5) / size * 2 - 1
+    fall = directions(uniform(keys, field)) * uniform(keys, field + 1, 0.0, 0.25)
+    across = (grid * fall[0][:, None]).astype(np.float32)[:, None, None, :]
+    down = (grid * fall[1][:, None]).astype(np.float32)[:, None, :, None]
+    return scene * (across + down + np.float32(1))
+
+
+def blur(keys: np.ndarray, field: int, scene: np.ndarray) -> np.ndarray:
+    """Mixed with its own 3 x 3 binomial blur by a random weight up to 0.7."""
+    weight = uniform(keys, field, 0.0, 0.7).astype(np.float32)[:, None, None, None]
+    padded = np.pad(scene, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    rows = (padded[:, :, :-2] + padded[:, :, 2:]) * np.float32(0.25) + padded[:, :, 1:-1] * np.float32(0.5)
+    smooth = (rows[..., :-2] + rows[..., 2:]) * np.float32(0.25) + rows[..., 1:-1] * np.float32(0.5)
+    return scene + weight * (smooth - scene)
+
+
+def noise(keys: np.ndarray, field: int, scene: np.ndarray) -> np.ndarray:
+    """Independent triangular noise on every value, deviation 0.004 to 0.04."""
+    n, _, size, _ = scene.shape
+    bits = mix(hash64(keys, field)[:, None] + np.arange(size * size, dtype=np.uint64))  # (n, S*S)
+    parts = bits.astype("<u8").view(np.uint8).reshape(n, size * size, 8)
+    strength = uniform(keys, field + 1, 0.01, 0.1).astype(np.float32)[:, None, None]
+    noisy = np.empty_like(scene)
+    for channel in range(3):
+        triangle = parts[..., 2 * channel].astype(np.float32) - parts[..., 2 * channel + 1].astype(np.float32)
+        noisy[:, channel] = scene[:, channel] + strength * triangle.reshape(n, size, size) / np.float32(255)
+    return noisy

@@ -1,0 +1,133 @@
+"""What a source of images must offer, and the two common kinds: encoded files and one array."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._decode import CorruptImage, decode
+
+Labels = np.ndarray | None  # int64 (N,)
+
+
+class NoSuchSplit(ValueError):
+    """The source has no such split."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `open_images` was asked for: `arg` is the spec after its first colon."""
+
+    arg: str
+    split: str
+    seed: int
+    download: bool
+
+
+class Source(Protocol):
+    """N images; labels int64 (N,) or None. Safe in threads, picklable, holds no open file."""
+
+    @property
+    def labels(self) -> Labels: ...
+
+    @property
+    def class_names(self) -> list[str] | None: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, i: int) -> Tensor:
+        """uint8 (3, H, W); raises CorruptImage with the reason."""
+
+    def read(self, i: int) -> bytes | None:
+        """The undecoded file, None where there is none; raises CorruptImage with the reason."""
+
+    def name(self, i: int) -> str:
+        """What to call image i in a message."""
+
+
+class ArraySource:
+    """Images in one uint8 array (N, H, W, 3) or (N, H, W)."""
+
+    def __init__(self, images: np.ndarray, labels: Labels, class_names: list[str] | None, name: str) -> None:
+        self.labels, self.class_names = labels, class_names
+        self._images, self._name = images, name
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def image(self, i: int) -> Tensor:
+        image = torch.from_numpy(np.array(self._images[i]))
+        return image.expand(3, -1, -1).contiguous() if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
+
+    def read(self, i: int) -> None:
+        return None
+
+    def name(self, i: int) -> str:
+        return f"{self._name}[{i}]"
+
+
+class FileSource:
+    """Encoded files, one image each."""
+
+    def __init__(self, paths: Iterable[str], labels: Labels, class_names: list[str] | None) -> None:
+        self.labels, self.class_names = labels, class_names
+        self._paths = PackedStrings(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def image(self, i: int) -> Tensor:
+        return decode(self.read(i))
+
+    def read(self, i: int) -> bytes:
+        try:
+            with open(self._paths[i], "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise CorruptImage(error.strerror or str(error)) from error
+
+    def name(self, i: int) -> str:
+        return self._paths[i]
+
+
+class PackedStrings:
+    """An immutable list of paths in two objects: a list of a million strings would be copied page by page into every
+    forked worker, as reading a string writes its reference count."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [os.fsencode(s) for s in strings]
+        self._blob = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> str:
+        return os.fsdecode(self._blob[self._ends[i] : self._ends[i + 1]])
+
+
+def encode_names(names: list[str], vocabulary: Iterable[str]) -> tuple[np.ndarray, list[str]]:
+    """Class names as int64 indices into the sorted vocabulary."""
+    class_names = sorted(set(vocabulary))
+    index = {name: k for k, name in enumerate(class_names)}
+    return np.array([index[name] for name in names], dtype=np.int64), class_names
+
+
+def choose_split(present: Iterable[str], split: str) -> str | None:
+    """Which of the folders `present` is the split; None where they are no splits (no train beside val or test)."""
+    present = set(present)
+    if "train" not in present or not present & {"val", "test"}:
+        return None
+    if split in present:
+        return split
+    return "test" if split == "val" else "val"
+
+
+def only_train(request: Request, what: str, hint: str) -> None:
+    """Raise NoSuchSplit unless the training split was asked for."""
+    if request.split != "train":
+        raise NoSuchSplit(f"{what} has no split {request.split!r}, only 'train': {hint}")

@@ -1,0 +1,94 @@
+"""The plan: everything random about a batch of crops, as small tensors that any backend obeys."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CropGroup:
+    """The n crops of one size for B images.
+
+    The box is cut from the image, resized to `resized` (antialiased bilinear), and the (size, size) window at `offset`
+    is the crop; then come the other operations, in the plan's order, where their flag is set.
+    """
+
+    size: int
+    box: Tensor  # (n, B, 4) int32: top, left, height, width, in pixels of the source image
+    resized: Tensor  # (n, B, 2) int32: height, width
+    offset: Tensor  # (n, B, 2) int32: top, left, in pixels of the resized box
+    flip: Tensor  # (n, B) bool
+    angle: Tensor  # (n, B) float32: degrees, counter-clockwise as in torchvision; 0 = not rotated
+    jitter: Tensor  # (n, B) bool
+    factors: Tensor  # (n, B, 4) float32: brightness, contrast, saturation (>= 0), hue (turns, [-0.5, 0.5])
+    jitter_order: Tensor  # (n, B, 4) uint8: which factor comes first, second, ...
+    grey: Tensor  # (n, B) bool
+    blur: Tensor  # (n, B) bool
+    sigma: Tensor  # (n, B) float32: standard deviation of the Gaussian, pixels of the crop
+    solarise: Tensor  # (n, B) bool
+
+    @property
+    def n_crops(self) -> int:
+        """How many crops of this size an image has."""
+        return self.flip.shape[0]
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> "CropGroup":
+        """The same group with `fn` applied to every tensor."""
+        return replace(self, **{name: fn(tensor) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the group by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "size"}
+
+
+@dataclass(frozen=True, eq=False)
+class CropPlan:
+    """What `Recipe.draw` returns and `render` obeys: one group per crop size, and the recipe's constants.
+
+    sizes: (B, 2) int64, height and width of the images it was drawn for. order: operations between crop and
+    normalisation. `plan[v]` is the plan of crop v alone.
+    """
+
+    groups: tuple[CropGroup, ...]
+    sizes: Tensor
+    order: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    solarise_threshold: float
+
+    @property
+    def n_crops(self) -> int:
+        """V, crops per image."""
+        return sum(group.n_crops for group in self.groups)
+
+    def __len__(self) -> int:
+        return self.n_crops
+
+    def __getitem__(self, crop: int) -> "CropPlan":
+        if not 0 <= crop < self.n_crops:
+            raise IndexError(f"crop must be in [0, {self.n_crops}), got {crop}")
+        first = 0
+        for group in self.groups:
+            if crop < first + group.n_crops:
+                break
+            first += group.n_crops
+        v = crop - first
+        return replace(self, groups=(group.apply(lambda t: t[v : v + 1]),))
+
+    def to(self, device: torch.device | str) -> "CropPlan":
+        """The plan on another device."""
+        groups = tuple(group.apply(lambda t: t.to(device)) for group in self.groups)
+        return replace(self, groups=groups, sizes=self.sizes.to(device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only: `torch.save` it, `torch.load(weights_only=True)` it."""
+        groups = [{"size": group.size, **group.tensors()} for group in self.groups]
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"groups": groups}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "CropPlan":
+        """The plan that `state_dict` wrote."""
+        return cls(**(state | {"groups": tuple(CropGroup(**group) for group in state["groups"])}))

@@ -1,0 +1,70 @@
+"""The two residual blocks of He et al. 2015 (arXiv:1512.03385), with torchvision's key names.
+
+The stride sits on the 3x3 convolution of the bottleneck, as in torchvision, mmcls and the SwAV code."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._init import empty_conv
+
+
+def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return empty_conv(n_in, n_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+def _shortcut(n_in: int, n_out: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and n_in == n_out:
+        return None
+    return nn.Sequential(_conv(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (ResNet-18 and -34): (B, n_in, H, W) -> (B, channels, H/stride, W/stride)."""
+
+    expansion = 1
+
+    def __init__(self, n_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(n_in, channels, 3, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = _shortcut(n_in, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
+
+    @property
+    def last_bn(self) -> nn.BatchNorm2d:
+        return self.bn2
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions (ResNet-50 and -101): (B, n_in, H, W) -> (B, 4 channels, H/stride, W/stride)."""
+
+    expansion = 4
+
+    def __init__(self, n_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        n_out = channels * self.expansion
+        self.conv1 = _conv(n_in, channels, 1)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv(channels, channels, 3, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = _conv(channels, n_out, 1)
+        self.bn3 = nn.BatchNorm2d(n_out)
+        self.downsample = _shortcut(n_in, n_out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
+
+    @property
+    def last_bn(self) -> nn.BatchNorm2d:
+        return self.bn3
