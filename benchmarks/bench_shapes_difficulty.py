@@ -1,6 +1,6 @@
 """How hard the drawn world `shapes` is: kNN on pixels and on untrained networks, and a small network trained on labels.
 
-    uv run python benchmarks/bench_shapes_difficulty.py [--epochs 12] [--spec shapes]
+    uv run python benchmarks/bench_shapes_difficulty.py [--epochs 8] [--spec shapes]
 
 A useful world lets no untrained feature solve it (kNN below 50 %) and lets a supervised network solve it (above 90 %).
 """
@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spec", default="shapes")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     args = parser.parse_args()
 
     start = time.perf_counter()
@@ -33,13 +33,19 @@ def main() -> None:
     print(f"kNN, centred pixels, cosine   {knn(*centred, train_labels, val_labels, cosine=True):6.1%}")
     flat = [x.flatten(1) for x in (train, val)]
     print(f"kNN, pixels, euclidean        {knn(*flat, train_labels, val_labels, cosine=False):6.1%}")
-    for stem in ("imagenet", "cifar"):
-        features = [random_features(x, stem) for x in (train, val)]
-        print(f"kNN, untrained ResNet-18, {stem:9}{knn(*features, train_labels, val_labels, cosine=True):5.1%}")
-
     start = time.perf_counter()
     accuracy = supervised(train, train_labels, val, val_labels, args.epochs)
-    print(f"supervised small network      {accuracy:6.1%}  ({args.epochs} epochs, {time.perf_counter() - start:.0f} s)")
+    print(
+        f"supervised small network      {accuracy:6.1%}  ({args.epochs} epochs, {time.perf_counter() - start:.0f} s)",
+        flush=True,
+    )
+
+    for stem in ("imagenet", "cifar"):
+        features = [random_features(x, stem) for x in (train, val)]
+        print(
+            f"kNN, untrained ResNet-18, {stem:9}{knn(*features, train_labels, val_labels, cosine=True):5.1%}",
+            flush=True,
+        )
 
 
 def labelled(images: IndexedImages) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
     uv run benchmarks/cifar10_npz.py FOLDER .data --train 10000
 
-FOLDER holds cifar10_lossless_{train_a,train_b,test1000}.npz: members webp, len (bytes of each sheet) and label; a sheet is
-25 rows of 40 images. Writes .data/cifar10_train.npz and .data/cifar10_test.npz (images (N, 32, 32, 3) uint8, labels).
+FOLDER holds cifar10_lossless_{train_a,train_b,test1000}.npz: members webp, len (bytes of each sheet) and label; a
+sheet is 25 rows of 40 images. Writes .data/cifar10_train.npz and .data/cifar10_test.npz: images (N, 32, 32, 3) uint8
+and labels.
 """
 
 import argparse

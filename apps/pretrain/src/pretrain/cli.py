@@ -1,8 +1,9 @@
-"""Command line: pretrain METHOD | --recipe NAME | resume RUN | recipes, and every setting of `config.py` as an option."""
+"""Command line: a method, a recipe, `resume` or `recipes`; every setting of `config.py` is an option."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import typing
 from collections.abc import Sequence
@@ -111,7 +112,7 @@ def _parse(arguments: list[str], base: Settings, allowed: typing.Collection[str]
         argument_default=argparse.SUPPRESS,
     )
     for section in reversed(settings.__mro__):
-        own = [name for name in section.__dict__.get("__annotations__", {}) if name in settings.model_fields]
+        own = [name for name in inspect.get_annotations(section) if name in settings.model_fields]
         names = [name for name in own if name in allowed and name != "method"]
         if not names:
             continue
@@ -122,7 +123,7 @@ def _parse(arguments: list[str], base: Settings, allowed: typing.Collection[str]
             if field.annotation is bool:
                 group.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
             else:
-                several = {"nargs": "+"} if typing.get_origin(field.annotation) is tuple else {}
+                several: Any = {"nargs": "+"} if typing.get_origin(field.annotation) is tuple else {}
                 shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
                 text += f" (default: {shown})" if shown not in (None, "") else ""
                 group.add_argument(option, metavar=_metavar(field.annotation), help=text, **several)

@@ -52,9 +52,9 @@ class Data(_Settings):
     """images"""
 
     data: str = "shapes"
-    """Where images come from: shapes, digits, folder:PATH, list:FILE, npz:FILE[,VALFILE], tar:PATTERN, cifar10[:PATH]..."""
+    """Images: shapes, digits, folder:PATH, list:FILE, npz:FILE[,VAL], tar:PATTERN, cifar10[:PATH], cifar100, stl10."""
     val: str | None = None
-    """Images for the kNN score, if not the val split of --data. Without any, each training image is scored against the others."""
+    """Images for the kNN score, if not the val split of --data; without, training images score each other."""
     crops: tuple[Crops, ...] = ("1x224@0.08-1",)
     """Random crops of each image, NxSIZE@LOW-HIGH (share of the image's area)."""
     flip: Share = 0.5
@@ -70,7 +70,7 @@ class Data(_Settings):
     eval_size: PositiveInt | None = None
     """Side of the centre crop for features and scores; that of the first crops if not given."""
     eval_resize: PositiveInt | None = None
-    """Short side before the centre crop: 8/7 of the crop for photographs (crop of 96 px or more), the crop itself below that."""
+    """Short side before the centre crop: 8/7 of the crop if that is 96 px or more, else the crop itself."""
 
 
 class Network(_Settings):

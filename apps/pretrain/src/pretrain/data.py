@@ -1,7 +1,7 @@
 """From images to batches of crops: loading and augmentation in worker processes, while the network trains.
 
-Workers get the epoch and the indices of a batch and give back its crops. They hold no labels, no generator and no state,
-so a batch is the same whoever makes it.
+Workers get the epoch and the indices of a batch and give back its crops. They hold no labels, no generator and no
+state, so a batch is the same whoever makes it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from indexed_images import CorruptImage, IndexedImages, NoSuchSplit, open_images
@@ -46,7 +47,7 @@ def open_for_validation(data: str, val: str | None) -> IndexedImages | None:
     return images if images.labels is not None else None
 
 
-def _open(spec: str, split: str, on_corrupt: str, option: str) -> IndexedImages:
+def _open(spec: str, split: str, on_corrupt: Literal["raise", "replace"], option: str) -> IndexedImages:
     try:
         return open_images(spec, split, on_corrupt=on_corrupt)
     except NoSuchSplit:

@@ -10,11 +10,10 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
 from torch import Tensor
 
 INK, ACCENT, SECOND = "#30343b", "#2f6fde", "#d9822b"
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cluster-ssl",
     "font.family": "sans-serif",
@@ -74,6 +73,8 @@ def embedding_map(features: Tensor, colours: Tensor, names: list[str] | None) ->
     """t-SNE of the features (cosine); a colour a class, or a cluster where there are no classes."""
     if len(features) < 10:
         return Markup()
+    from sklearn.manifold import TSNE  # seconds to import, and only used at the end
+
     place = TSNE(perplexity=min(30, len(features) / 4), init="pca", metric="cosine", max_iter=500, random_state=0)
     xy = place.fit_transform(features.numpy())
     values = colours.numpy()

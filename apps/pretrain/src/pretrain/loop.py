@@ -59,7 +59,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     centres_of = Loader(images, eval_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
 
     # ---- network ----
-    backbone: nn.Module = BACKBONES[settings.arch](
+    backbone = BACKBONES[settings.arch](
         sobel=settings.sobel, stem=settings.stem, width=settings.width, seed=key(settings.seed, "backbone")
     )
     if world > 1 and settings.sync_bn and cuda:
@@ -87,9 +87,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         run.step = saved["step"]
         if main:
-            folder.keep_metrics(
-                line for line in folder.read_metrics() if line["step"] <= run.step and "final" not in line
-            )
+            folder.keep_metrics(line for line in folder.read_metrics() if _is_before(line, run.step))
         if warning:
             screen.say(warning)
     elif main:
@@ -136,6 +134,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         stop.defer()  # from here on a signal ends the run after the step at hand
 
         # ---- loop ----
+        remedies = f"lower --lr ({settings.lr:g} now), add --warmup-epochs, or use --precision 32"
         losses = [torch.tensor(loss, device=fabric.device) for loss in saved.get("losses", [])]
         window_s, window_steps = time.monotonic(), 0
         every = settings.checkpoint_every or min(1000, steps_per_epoch)
@@ -143,6 +142,10 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             if run.step >= last_step:
                 break
             done = run.step - epoch * steps_per_epoch
+            if score is not None and not done and epoch and settings.knn_every and epoch % settings.knn_every == 0:
+                knn = score.top1(run, backbone)
+                record({"step": run.step, "epoch": epoch - 1, "knn_top1": knn})
+                window_s = time.monotonic()  # the score's time is not the training's
             order = saved.pop("order", None) if done else None
             if order is None:
                 order = method.begin_epoch(run, epoch)
@@ -163,7 +166,10 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                 optimizer.zero_grad()
                 fabric.backward(loss)
                 optimizer.step()
-                method.after_step(run, indices)
+                try:
+                    method.after_step(run, indices)
+                except ValueError as error:  # a memory refuses rows that are not finite before they can spoil it
+                    raise TrainingFailed(f"step {run.step + 1}: {error}; {remedies}") from None
 
                 run.step += 1
                 losses.append(loss.detach())
@@ -180,10 +186,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                         "images_per_s": rate * batch,
                     }
                     if not math.isfinite(figures["loss"]):
-                        raise TrainingFailed(
-                            f"the loss is {figures['loss']} at step {run.step}; lower --lr (now {settings.lr:g}), "
-                            f"add --warmup-epochs, or use --precision 32. Last good state: {folder.checkpoint}"
-                        )
+                        raise TrainingFailed(f"step {run.step}: the loss is {figures['loss']}; {remedies}")
                     record(figures)
                     left_s = (last_step - run.step) / rate
                     share = run.step / last_step
@@ -196,17 +199,12 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     raise Interrupted(f"stopped at step {run.step}; go on with: pretrain resume {folder.path}")
                 if run.step % every == 0:
                     checkpoint(order, losses)
-            finished = run.step == (epoch + 1) * steps_per_epoch < last_step
-            if finished and score is not None and settings.knn_every and (epoch + 1) % settings.knn_every == 0:
-                knn = score.top1(run, backbone)
-                record({"step": run.step, "epoch": epoch, "knn_top1": knn})
-                window_s = time.monotonic()  # the score's time is not the training's
         checkpoint(None, losses)
 
         # ---- result ----
         if score is not None:
             knn = score.top1(run, backbone)
-        final = {"step": run.step, "epoch": (run.step - 1) // steps_per_epoch, "final": True}
+        final: dict[str, Any] = {"step": run.step, "epoch": (run.step - 1) // steps_per_epoch, "final": True}
         if knn is not None:
             final |= {"knn_top1": knn, "knn_top1_random_init": knn_before}
         features = run.extract(backbone, what="features for the report")
@@ -259,6 +257,11 @@ def _launch(settings: Settings) -> Fabric:
 
 def settings_precision(fabric: Fabric) -> str:
     return str(fabric._precision.precision)
+
+
+def _is_before(line: dict[str, Any], step: int) -> bool:
+    """Whether a run that goes on from `step` keeps the line; a score at that very step is taken again."""
+    return "final" not in line and (line["step"] < step or ("loss" in line and line["step"] == step))
 
 
 def _parameter_groups(method: nn.Module, settings: Settings) -> list[dict[str, Any]]:

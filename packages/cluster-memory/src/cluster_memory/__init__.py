@@ -7,8 +7,20 @@ change_ratio = memory.update(indices, batch_features)
 print(cluster_stats(memory.assignments, k=1000).effective_clusters)
 """
 
+from cluster_memory._balance import balanced_indices
+from cluster_memory._bank import EpochBank
 from cluster_memory._kmeans import KMeans, KMeansResult
 from cluster_memory._online import OnlineClusters
+from cluster_memory._pca import PCAWhitening
 from cluster_memory._stats import ClusterStats, cluster_stats
 
-__all__ = ["ClusterStats", "KMeans", "KMeansResult", "OnlineClusters", "cluster_stats"]
+__all__ = [
+    "ClusterStats",
+    "EpochBank",
+    "KMeans",
+    "KMeansResult",
+    "OnlineClusters",
+    "PCAWhitening",
+    "balanced_indices",
+    "cluster_stats",
+]

@@ -40,5 +40,6 @@ def fit(kmeans: "KMeans", rows: Rows, frame: Frame) -> "KMeansResult":
     centroids = frame.leave(torch.from_numpy(engine.centroids).to(rows.device).double())
     last = KMeans(kmeans.k, kmeans.metric, n_iters=0, init=centroids, empty=kmeans.empty)
     result = last._lloyd(rows, frame, Ranks(None), torch.Generator())
-    history = tuple(float(value) / frame.scale**2 for value in engine.obj)
+    # faiss reports sums of cosines there
+    history = tuple(rows.n - float(v) if frame.cosine else float(v) / frame.scale**2 for v in engine.obj)
     return type(result)(**(vars(result) | {"inertia_per_iter": history}))

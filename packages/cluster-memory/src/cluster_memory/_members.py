@@ -64,21 +64,22 @@ class Members(nn.Module):
         samples = samples[order]
         touched, joining = torch.unique_consecutive(clusters, return_counts=True)
         size = self.size[touched]
-        full = size + joining > self.capacity[touched]
-        if full.any():
-            self._enlarge(touched[full], (size + joining)[full])
+        self._make_room(touched, size + joining)
         places = _ranges(self.start[touched] + size, joining)
         self.slots[places] = samples
         self.position[samples] = places
         self.size[touched] = size + joining
 
-    def _enlarge(self, clusters: Tensor, needed: Tensor) -> None:
-        room = 2 * needed
-        if self.used + int(room.sum()) > len(self.slots):
+    def _make_room(self, clusters: Tensor, needed: Tensor) -> None:
+        full = needed > self.capacity[clusters]
+        room = 2 * needed[full]
+        end = self.used + int(room.sum())
+        if end > len(self.slots):
             wanted = self.size.clone()
-            wanted[clusters] = needed
-            self._lay_out(self.slots[_ranges(self.start, self.size)], self.size.clone(), wanted)
+            wanted[clusters] = needed  # of all that grow: a new layout takes spare room away
+            self._lay_out(self.slots[_ranges(self.start, self.size)], self.size, wanted)
             return
+        clusters = clusters[full]
         size = self.size[clusters]
         samples = self.slots[_ranges(self.start[clusters], size)]
         start = self.used + room.cumsum(0) - room
@@ -87,7 +88,7 @@ class Members(nn.Module):
         self.position[samples] = places
         self.start[clusters] = start
         self.capacity[clusters] = room
-        self.used += int(room.sum())
+        self.used = end
 
     def _lay_out(self, samples: Tensor, sizes: Tensor, wanted: Tensor | None = None) -> None:
         """Samples come cluster by cluster; `wanted` (K,) is the least room each cluster must get."""
@@ -100,7 +101,7 @@ class Members(nn.Module):
         self.size = sizes
         places = _ranges(self.start, sizes)
         self.slots[places] = samples
-        self.position = torch.empty_like(samples).index_put_((samples,), places)
+        self.position[samples] = places
 
 
 def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from cluster_memory._kmeans import add_rows
 from cluster_memory._members import Members
 from cluster_memory._nearest import first_argmin
-from cluster_memory._ranks import Ranks
+from cluster_memory._ranks import Ranks, last_of_each
 from cluster_memory._two_means import cut_in_two
 
 _BLOCK_BYTES = 16 * 2**20  # of scores (rows x K) or features at once
@@ -133,7 +133,7 @@ class OnlineClusters(nn.Module):
         new, old = self._nearest(rows), self.assignments[indices]
         change_ratio = (new != old).float().mean()
 
-        last = _last_of_each(indices)
+        last = last_of_each(indices)
         indices, rows, old, new = indices[last], rows[last], old[last], new[last]
         add_rows(self.sums, old, -self.bank[indices].double())
         add_rows(self.sums, new, rows.double())
@@ -218,14 +218,6 @@ def _block_rows(width: int) -> int:
 
 def _unit(rows: Tensor) -> Tensor:
     return rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-10)
-
-
-def _last_of_each(indices: Tensor) -> Tensor:
-    """Places (U,) of the last occurrence of each distinct value of indices (B,)."""
-    ordered, order = indices.sort(stable=True)
-    is_last = torch.ones_like(ordered, dtype=torch.bool)
-    is_last[:-1] = ordered[1:] != ordered[:-1]
-    return order[is_last]
 
 
 def _check_finite(rows: Tensor, indices: Tensor) -> None:

@@ -44,3 +44,11 @@ class Ranks:
         padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
         padded[: len(rows)] = rows
         return torch.cat([part[:length] for part, length in zip(self.stack(padded), lengths, strict=True)])
+
+
+def last_of_each(indices: Tensor) -> Tensor:
+    """Places (U,) of the last occurrence of each distinct value of indices (B,)."""
+    ordered, order = indices.sort(stable=True)
+    is_last = torch.ones_like(ordered, dtype=torch.bool)
+    is_last[:-1] = ordered[1:] != ordered[:-1]
+    return order[is_last]

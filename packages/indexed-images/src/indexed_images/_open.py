@@ -45,7 +45,7 @@ def open_images(
 
 def _unknown(spec: str, name: str) -> str:
     nearest = difflib.get_close_matches(name.lower(), SOURCES, n=1, cutoff=0.5)
-    if Path(spec).is_dir():
+    if spec and Path(spec).is_dir():
         hint = f"; did you mean 'folder:{spec}'?"
     else:
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""

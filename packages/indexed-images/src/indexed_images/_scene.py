@@ -5,7 +5,7 @@ import numpy as np
 from ._hash import hash64, mix, uniform
 
 _LUMA = np.array([0.299, 0.587, 0.114])
-_N_STROKES = 8
+_N_STROKES = 5
 
 
 def directions(turns: np.ndarray) -> np.ndarray:
@@ -13,8 +13,8 @@ def directions(turns: np.ndarray) -> np.ndarray:
     quadrant = np.floor(turns * 4)
     a = (turns * 4 - quadrant - 0.5) * (np.pi / 2)  # [-pi/4, pi/4)
     a2 = a * a
-    sine = a * (1 - a2 / 6 * (1 - a2 / 20 * (1 - a2 / 42 * (1 - a2 / 72))))
-    cosine = 1 - a2 / 2 * (1 - a2 / 12 * (1 - a2 / 30 * (1 - a2 / 56)))
+    sine = a * (1 - a2 / 6 * (1 - a2 / 20 * (1 - a2 / 42 * (1 - a2 / 72 * (1 - a2 / 110)))))
+    cosine = 1 - a2 / 2 * (1 - a2 / 12 * (1 - a2 / 30 * (1 - a2 / 56 * (1 - a2 / 90))))
     c, s = (
         (cosine - sine) * np.sqrt(0.5),
         (cosine + sine) * np.sqrt(0.5),
@@ -90,13 +90,15 @@ def _tinted(keys: np.ndarray, field: int, luma: np.ndarray) -> np.ndarray:
     tint = uniform(keys[:, None], field + np.arange(3), -1, 1)
     tint = tint - (tint[:, 0] * _LUMA[0] + tint[:, 1] * _LUMA[1] + tint[:, 2] * _LUMA[2])[:, None]
     room = np.minimum(luma, 1 - luma) / np.maximum(np.abs(tint).max(1), 1e-6)  # stays in gamut, so luma is exact
-    return luma[:, None] + tint * (room * uniform(keys, field + 3, 0.2, 1.0))[:, None]
+    return luma[:, None] + tint * (room * uniform(keys, field + 3, 0.0, 0.5))[:, None]
 
 
-def blend(scene: np.ndarray, covered: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """scene (n, 3, S, S) with colour (n, 3) laid over it where `covered` (n, S, S), in ninths."""
-    alpha = (covered.astype(np.float32) / np.float32(9))[:, None]
-    return scene + alpha * (colour.astype(np.float32)[:, :, None, None] - scene)
+def paint(
+    ground: np.ndarray, covered: np.ndarray, marked: np.ndarray, colour: np.ndarray, mark: np.ndarray
+) -> np.ndarray:
+    """ground (n, 3, S, S) under an object of `colour` (n, 3), `mark` (n, 3) where marked; shares (n, 1, S, S)."""
+    colour, mark = (c.astype(np.float32)[:, :, None, None] for c in (colour, mark))
+    return ground + covered * (colour - ground) + marked * (mark - colour)
 
 
 def background(keys: np.ndarray, field: int, colour: np.ndarray, size: int) -> np.ndarray:

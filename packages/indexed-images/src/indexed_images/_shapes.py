@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ._hash import keys, uniform
-from ._scene import background, blend, blur, colours, directions, inside_shape, light, noise, on_texture
+from ._scene import background, blur, colours, directions, inside_shape, light, noise, on_texture, paint
 
 SHAPES = ("disc", "triangle", "cross", "ring")
 TEXTURES = ("plain", "striped", "checked")
@@ -77,9 +77,10 @@ def _labels(image_keys: np.ndarray) -> np.ndarray:
 def _draw(image_keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """uint8 (n, 3, S, S) and bool (n, S, S)."""
     shape, texture = np.divmod(_labels(image_keys), len(TEXTURES))
-    radius = uniform(image_keys, 1, 0.22, 0.38)
+    radius = uniform(image_keys, 1, 0.26, 0.38)
     reach = radius * _EXTENT[shape]
-    x, y = (reach + uniform(image_keys, field) * (1 - 2 * reach) for field in (2, 3))  # the whole object is in view
+    # The whole object is in view, and anywhere in the middle half of where it could be.
+    x, y = (reach + uniform(image_keys, field, 0.25, 0.75) * (1 - 2 * reach) for field in (2, 3))
 
     grid = (np.arange(size * _SUPERSAMPLING) + 0.5) / (size * _SUPERSAMPLING)
     dx = (grid - x[:, None])[:, None, :]  # (n, 1, M)
@@ -88,26 +89,26 @@ def _draw(image_keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     frequency = 1 / uniform(image_keys, 5, 0.13, 0.19)  # periods per image width: 4 to 6 pixels of 32
     phases = np.stack([uniform(image_keys, 6), uniform(image_keys, 7)])
     marked = inside & on_texture(dx, dy, texture, directions(uniform(image_keys, 8)) * frequency, phases)
-    covered, covered_marked = _pool(inside), _pool(marked)  # (n, S, S), of 9
+    covered = _pool(inside)
 
     object_colour, mark_colour, ground_colour = colours(image_keys, 10)
     scene = background(image_keys, 30, ground_colour, size)
-    scene = blend(scene, covered, object_colour)
-    scene = blend(scene, covered_marked, mark_colour)
-    scene = noise(image_keys, 200, blur(image_keys, 110, light(image_keys, 100, scene)))
+    scene = paint(scene, covered, _pool(marked), object_colour, mark_colour)
+    scene = noise(image_keys, 43, blur(image_keys, 42, light(image_keys, 40, scene)))
     pixels = np.floor(np.minimum(np.maximum(scene, 0), 1) * np.float32(255) + np.float32(0.5))
-    return pixels.astype(np.uint8), covered * 2 > _SUPERSAMPLING**2
+    return pixels.astype(np.uint8), covered[:, 0] > np.float32(0.5)
 
 
 def _pool(samples: np.ndarray) -> np.ndarray:
-    """bool (n, M, M) to counts uint8 (n, S, S)."""
+    """bool (n, M, M) to the share of each pixel, float32 (n, 1, S, S)."""
     bits, s = samples.view(np.uint8), _SUPERSAMPLING  # 3
     rows = bits[:, 0::s] + bits[:, 1::s] + bits[:, 2::s]
-    return rows[:, :, 0::s] + rows[:, :, 1::s] + rows[:, :, 2::s]
+    counts = rows[:, :, 0::s] + rows[:, :, 1::s] + rows[:, :, 2::s]
+    return (counts.astype(np.float32) / np.float32(s * s))[:, None]
 
 
 def _boxes(masks: np.ndarray) -> np.ndarray:
     n, size, _ = masks.shape
-    columns, rows = masks.any(1), masks.any(2)
+    columns, rows = masks.max(axis=1), masks.max(axis=2)
     edges = [columns.argmax(1), rows.argmax(1), size - columns[:, ::-1].argmax(1), size - rows[:, ::-1].argmax(1)]
     return np.stack(edges, axis=1).astype(np.int64).reshape(n, 4)

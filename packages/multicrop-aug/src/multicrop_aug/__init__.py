@@ -1,11 +1,11 @@
 """Multi-crop augmentation as data: draw a plan from keys, then render it anywhere.
 
-    recipe = swav(n_small=6)                                   # 2 x 224 + 6 x 96
-    plan = recipe.draw(indices, epoch, sizes, seed=0)          # a pure function of (seed, epoch, index, crop)
-    crops = render(images, plan)                               # 8 tensors (B, 3, S, S)
+recipe = swav(n_small=6)                                   # 2 x 224 + 6 x 96
+plan = recipe.draw(indices, epoch, sizes, seed=0)          # a pure function of (seed, epoch, index, crop)
+crops = render(images, plan)                               # 8 tensors (B, 3, S, S)
 
-    transform = MultiCrop(odc(size=224))                       # the same for one PIL image at a time
-    crops = transform(image, index=7, epoch=3)
+transform = MultiCrop(odc(size=224))                       # the same for one PIL image at a time
+crops = transform(image, index=7, epoch=3)
 """
 
 from ._plan import CropGroup as CropGroup

@@ -1,6 +1,7 @@
 """Gaussian blur with a width per image."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._geometry import separable
@@ -25,14 +26,14 @@ def blur_matrix(sigma: Tensor, size: int) -> Tensor:
 
     A dense product of this size beats shifting and adding its 2 x 8 + 1 taps, and a grouped convolution by far.
     """
-    reach = (TRUNCATE * sigma + 0.5).floor()[:, None, None]
-    pad = int(reach.max())
-    target = torch.arange(size, device=sigma.device)[:, None]
-    source = torch.arange(-pad, size + pad, device=sigma.device)
-    distance = (target - source).float().abs()  # (size, size + 2 pad)
-    weights = (-0.5 * (distance / sigma[:, None, None]).square()).exp_() * (distance <= reach)
-    weights /= weights.sum(-1, keepdim=True)
-    inside = weights[..., pad : pad + size].contiguous()
-    inside[..., 0] += weights[..., :pad].sum(-1)
-    inside[..., -1] += weights[..., pad + size :].sum(-1)
+    reach = (TRUNCATE * sigma + 0.5).floor()[:, None]
+    radius = int(reach.max())
+    taps = torch.arange(-radius, radius + 1, device=sigma.device).float()
+    kernel = (-0.5 * (taps / sigma[:, None]).square()).exp() * (taps.abs() <= reach)
+    kernel /= kernel.sum(-1, keepdim=True)  # (N, 2 radius + 1)
+    # row i of a matrix is the kernel moved right by i; columns run from -radius to size + radius
+    matrix = F.pad(kernel, (size - 1, size - 1)).unfold(1, size + 2 * radius, 1).flip(1)
+    inside = matrix[..., radius : radius + size].contiguous()
+    inside[..., 0] += matrix[..., :radius].sum(-1)
+    inside[..., -1] += matrix[..., radius + size :].sum(-1)
     return inside

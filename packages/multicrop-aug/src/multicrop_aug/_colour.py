@@ -21,7 +21,9 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         hue_now = operation == HUE
         x = blend(x, torch.where(hue_now, 1.0, factor), operation)
         rows = (hue_now & hue_drawn).nonzero()[:, 0]
-        if len(rows):
+        if len(rows) == len(x):
+            x = shift_hue(x, factor)
+        elif len(rows):
             x.index_copy_(0, rows, shift_hue(x.index_select(0, rows), factor[rows]))
     return x
 

@@ -37,7 +37,7 @@ class CropGroup:
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> "CropGroup":
         """The same group with `fn` applied to every tensor."""
-        return replace(self, **{name: fn(tensor) for name, tensor in self.tensors().items()})
+        return CropGroup(size=self.size, **{name: fn(tensor) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the group by name."""

@@ -36,7 +36,12 @@ def swav(
     with p .8, grey .2, blur .5. MMSelfSup's variant is std=(.229, .224, .225) and flip last in order; n_small=0: no
     small crops."""
     small = (CropSpec(small_size, n_small, small_scale),) if n_small else ()
-    settings: dict[str, Any] = {"jitter": Jitter(0.8, 0.8, 0.8, 0.2, p=0.8), "grey": 0.2, "blur": Blur(), "std": SWAV_STD}
+    settings: dict[str, Any] = {
+        "jitter": Jitter(0.8, 0.8, 0.8, 0.2, p=0.8),
+        "grey": 0.2,
+        "blur": Blur(),
+        "std": SWAV_STD,
+    }
     return Recipe((CropSpec(size, n_crops, scale), *small), **(settings | overrides))
 
 
@@ -51,8 +56,8 @@ def deepcluster_v2(
     **overrides: Any,
 ) -> Recipe:
     """DeepCluster-v2 (same paper): SwAV's distortions, by default the two 224-pixel crops of its 400-epoch run."""
-    crops = {"n_crops": n_crops, "scale": scale, "small_size": small_size, "n_small": n_small}
-    return swav(size, **crops, small_scale=small_scale, **overrides)
+    small: dict[str, Any] = {"small_size": small_size, "n_small": n_small, "small_scale": small_scale}
+    return swav(size, n_crops=n_crops, scale=scale, **small, **overrides)
 
 
 def evaluation(size: int = 224, resize: int | None = None, **overrides: Any) -> Recipe:

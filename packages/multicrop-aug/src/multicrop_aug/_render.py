@@ -15,8 +15,9 @@ def render(images: Tensor | Sequence[Tensor], plan: CropPlan, backend: str = "cp
     """The crops of a batch: V float32 tensors (B, 3, S, S), normalised, in the order of the recipe's specs.
 
     images: uint8, (B, 3, H, W) or a sequence of B tensors (3, H_i, W_i), of the sizes the plan was drawn for.
-    Sides up to 96 pixels in one tensor are resized in float32 (torchvision's float path to 1e-5); other images are
-    resized in uint8 (torchvision's uint8 path, PIL's arithmetic): the two differ by at most one step of 1/255 there.
+    Sides up to 48 pixels in one tensor are resized in float32 (torchvision's float path to 1e-5); other images are
+    resized in uint8 (torchvision's uint8 path): there the two differ by at most one step of 1/255.
+    Raises ValueError if the images are not such, or not of the plan's sizes.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; there is {sorted(_BACKENDS)}")
@@ -39,4 +40,6 @@ def render(images: Tensor | Sequence[Tensor], plan: CropPlan, backend: str = "cp
 
 def _check_image(image: Tensor) -> None:
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"images must be uint8 RGB (3, H, W), got {tuple(image.shape)} {image.dtype}: convert them first")
+        raise ValueError(
+            f"images must be uint8 RGB (3, H, W), got {tuple(image.shape)} {image.dtype}: convert them first"
+        )

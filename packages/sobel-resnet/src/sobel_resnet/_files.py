@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,10 @@ def read_weights(path: Path) -> tuple[Mapping[Any, Any], dict[str, str]]:
         except SafetensorError as error:
             raise ValueError(_damaged(path, error)) from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # An open file, as torch would judge a path by its suffix; no warnings, as what matters is raised.
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)|(?:class|type|function) (\S+)", str(error)):
             name = next(filter(None, wanted.groups()))
@@ -31,7 +35,10 @@ def read_weights(path: Path) -> tuple[Mapping[Any, Any], dict[str, str]]:
                 f"{path}: refused, the file asks to run code ({name}) and nothing of it was run; "
                 "save only the state_dict where you trust it"
             ) from None
-        raise ValueError(_damaged(path, error)) from None
+        raise ValueError(
+            f"{path}: refused, a pickle that is damaged or holds more than tensors and plain containers; "
+            "nothing of it was run"
+        ) from None
     except (EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
         raise ValueError(_damaged(path, error)) from None
     if not isinstance(content, Mapping):

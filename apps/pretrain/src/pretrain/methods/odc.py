@@ -1,4 +1,4 @@
-"""Online Deep Clustering (Zhan et al. 2020, arXiv:2006.10645): labels, features and network move together, step by step.
+"""Online Deep Clustering (Zhan et al. 2020, arXiv:2006.10645): labels, features and network move together.
 
     start       features of all images -> k-means -> labels; samples memory <- features; centroids memory <- means
     every step  loss    = weighted cross-entropy(head(z), labels of the batch),  z = neck(backbone(crop))
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from cluster_memory import KMeans, OnlineClusters, cluster_stats
-from sobel_resnet import OdcNeck
+from sobel_resnet import OdcNeck, ResNet
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from pretrain.config import OdcSettings
 from pretrain.errors import BadInput
@@ -27,7 +28,9 @@ from pretrain.run import Run
 class Odc(nn.Module):
     no_momentum = ("head.",)  # parameters that the optimiser moves without momentum
 
-    def __init__(self, backbone: nn.Module, settings: OdcSettings, n_images: int, group: object = None) -> None:
+    def __init__(
+        self, backbone: ResNet, settings: OdcSettings, n_images: int, group: ProcessGroup | None = None
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.k = settings.k or default_k(n_images)
@@ -96,5 +99,5 @@ class Odc(nn.Module):
 
 
 def default_k(n_images: int) -> int:
-    """One cluster for 100 images (ImageNet's 10,000 stay the most), at least 20 where five images each can fill them."""
+    """One cluster for 100 images, at most ImageNet's 10,000, at least 20 where five images each can fill them."""
     return max(2, min(10_000, max(n_images // 100, min(n_images // 5, 20))))

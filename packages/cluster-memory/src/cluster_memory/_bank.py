@@ -1,0 +1,90 @@
+"""DeepCluster-v2's memory: the embeddings of one epoch, for the next (Caron et al. 2020, arXiv:2006.09882)."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cluster_memory._kmeans import KMeans
+from cluster_memory._ranks import Ranks, last_of_each
+from cluster_memory._two_means import uniforms
+
+
+class EpochBank(nn.Module):
+    """Embeddings of the last epoch, one per view, for each of N samples.
+
+    The first `write` after a `cluster` starts a new epoch: what was written before it no longer counts. Buffers are the
+    whole state, so a run resumes in mid-epoch: `bank` (n_views, N, D) float32, `written` (N,) bool, `closed` () bool.
+    group: ranks whose batches are put together; each holds the whole bank (4 V N D bytes), and clustering is shared."""
+
+    bank: Tensor
+    written: Tensor
+    closed: Tensor
+
+    def __init__(self, n_samples: int, dim: int, n_views: int, group: dist.ProcessGroup | None = None) -> None:
+        super().__init__()
+        if min(n_samples, dim, n_views) < 1:
+            raise ValueError(f"expected n_samples, dim, n_views >= 1, got {n_samples}, {dim}, {n_views}")
+        self._ranks = Ranks(group)
+        self.register_buffer("bank", torch.zeros(n_views, n_samples, dim))
+        self.register_buffer("written", torch.zeros(n_samples, dtype=torch.bool))
+        self.register_buffer("closed", torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def write(self, indices: Tensor, embeddings: Tensor) -> None:
+        """Keep embeddings (n_views, B, D) of samples `indices` (B,); of one sample written twice, the last counts."""
+        n_views, n, dim = self.bank.shape
+        if indices.ndim != 1 or embeddings.shape != (n_views, len(indices), dim):
+            raise ValueError(
+                f"expected indices (B,) and embeddings ({n_views}, B, {dim}), "
+                f"got {tuple(indices.shape)} and {tuple(embeddings.shape)}"
+            )
+        indices = self._ranks.concatenate(indices.to(self.bank.device, torch.int64))
+        rows = embeddings.detach().to(self.bank.device).float().transpose(0, 1)
+        rows = self._ranks.concatenate(rows.contiguous())
+        if self.closed:
+            self.written.zero_()
+            self.closed.zero_()
+        if not len(indices):
+            return
+        if int(indices.min()) < 0 or int(indices.max()) >= n:
+            raise ValueError(f"indices must be in [0, {n}), got {int(indices.min())} to {int(indices.max())}")
+        last = last_of_each(indices)
+        self.bank[:, indices[last]] = rows[last].transpose(0, 1)
+        self.written[indices] = True
+
+    @torch.no_grad()
+    def cluster(
+        self,
+        k: int,
+        n_heads: int,
+        n_iters: int = 10,
+        *,
+        seed: int,
+        epoch: int,
+        warm_start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Spherical k-means for each head: assignments (n_heads, N) int64 and unit centroids (n_heads, K, D) float32.
+
+        Head h clusters view h mod n_views from random rows that depend on (seed, epoch, h), or from warm_start
+        (n_heads, K, D). Samples not written in this epoch get -100. As in the paper's code an empty cluster keeps its
+        centroid. Raises ValueError if fewer than K samples were written."""
+        n_views, n, dim = self.bank.shape
+        if warm_start is not None and warm_start.shape != (n_heads, k, dim):
+            raise ValueError(f"warm_start must be ({n_heads}, {k}, {dim}), got {tuple(warm_start.shape)}")
+        present = self.written.nonzero().flatten()
+        if len(present) < k:
+            raise ValueError(
+                f"k = {k} clusters need as many written samples, got {len(present)}: write more, or lower k"
+            )
+        mine = present.tensor_split(self._ranks.size)[self._ranks.rank]
+        assignments = torch.full((n_heads, n), -100, device=self.bank.device)
+        centroids = []
+        for head in range(n_heads):
+            init = "random" if warm_start is None else warm_start[head]
+            key = int(uniforms(1, seed, epoch, head)[0] * 2**53)
+            kmeans = KMeans(k, "cosine", n_iters, init=init, empty="keep", seed=key, group=self._ranks.group)  # type: ignore[arg-type]
+            result = kmeans.fit(self.bank[head % n_views, mine])
+            assignments[head, present] = self._ranks.concatenate(result.assignments)
+            centroids.append(result.centroids)
+        self.closed.fill_(True)
+        return assignments, torch.stack(centroids)

@@ -1,0 +1,162 @@
+import os
+
+import numpy as np
+import pytest
+from indexed_images import NoSuchSplit, open_images
+from PIL import Image
+
+
+def _save(path, value=0, size=(6, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, value, value)).save(path)
+    return path
+
+
+def _values(images):
+    return [int(image[0, 0, 0]) for image, _, _ in images]
+
+
+def test_flat_folder_has_no_labels_and_is_sorted(tmp_path):
+    for value, name in enumerate(["b.png", "a.PNG", "ü ber.png", "10.png", "9.png"]):
+        _save(tmp_path / name, value)
+    images = open_images(f"folder:{tmp_path}")
+    assert _values(images) == [3, 4, 1, 0, 2]  # by code point: 10 before 9, a before b
+    assert images.labels is images.class_names is None
+    assert images[0].label == -1
+    assert images[0].image.shape == (3, 4, 6)
+
+
+def test_class_folders_nested_at_will(tmp_path):
+    _save(tmp_path / "zebra" / "z.png", 1)
+    _save(tmp_path / "cat dog" / "deep" / "er" / "x.png", 2)
+    _save(tmp_path / "cat dog" / "y.png", 3)
+    _save(tmp_path / "猫" / "ñ.png", 4)
+    (tmp_path / "zebra" / "notes.txt").write_text("no image")
+    _save(tmp_path / ".hidden" / "h.png")
+    _save(tmp_path / "zebra" / "._z.png")
+    images = open_images(f"folder:{tmp_path}")
+    assert images.class_names == ["cat dog", "zebra", "猫"]
+    assert images.labels.tolist() == [0, 0, 1, 2]
+    assert _values(images) == [2, 3, 1, 4]
+
+
+def test_an_image_beside_the_class_folders_means_no_labels(tmp_path):
+    _save(tmp_path / "cat" / "x.png")
+    _save(tmp_path / "loose.png")
+    images = open_images(f"folder:{tmp_path}")
+    assert len(images) == 2
+    assert images.labels is None
+
+
+@pytest.mark.parametrize(("name", "other"), [("val", "test"), ("test", "val")])
+def test_split_folders(tmp_path, name, other):
+    _save(tmp_path / "train" / "b" / "1.png", 1)
+    _save(tmp_path / "train" / "c" / "2.png", 2)
+    _save(tmp_path / name / "c" / "3.png", 3)
+    assert _values(open_images(f"folder:{tmp_path}")) == [1, 2]
+    for split in (name, other):  # the only held-out split answers to both names
+        images = open_images(f"folder:{tmp_path}", split)
+        assert _values(images) == [3]
+        assert images.class_names == ["b", "c"]
+        assert images.labels.tolist() == [1]  # not 0: the missing class does not shift the others
+
+
+def test_val_and_test_are_told_apart_where_both_exist(tmp_path):
+    for value, split in enumerate(["train", "val", "test"]):
+        _save(tmp_path / split / "x.png", value)
+    assert [_values(open_images(f"folder:{tmp_path}", s)) for s in ("train", "val", "test")] == [[0], [1], [2]]
+
+
+def test_folder_without_splits(tmp_path):
+    _save(tmp_path / "a" / "x.png")
+    assert len(open_images(f"folder:{tmp_path}")) == 1
+    with pytest.raises(NoSuchSplit, match="only 'train'"):
+        open_images(f"folder:{tmp_path}", "val")
+    with pytest.raises(NoSuchSplit, match="unknown split 'valid'"):
+        open_images(f"folder:{tmp_path}", "valid")
+    assert issubclass(NoSuchSplit, ValueError)
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    _save(tmp_path / "elsewhere" / "x.png", 9)
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(root)
+    images = open_images(f"folder:{root}")
+    assert images.class_names == ["linked"]
+    assert _values(images) == [9]
+
+
+def test_nothing_to_open_is_one_clear_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        open_images(f"folder:{tmp_path / 'missing'}")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        open_images("folder:")
+    with pytest.raises(FileNotFoundError, match="is empty") as caught:
+        open_images(f"folder:{tmp_path}")
+    assert "\n" not in str(caught.value)
+    for name in ("a.txt", "b.txt", "c.heic", "README"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(FileNotFoundError, match=r"found 2 \.txt, 1 .* \(known extensions: \.bmp .*\.webp\)"):
+        open_images(f"folder:{tmp_path}")
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _save(tmp_path / "photos" / "x.png")
+    assert len(open_images("folder:~/photos")) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
+def test_names_that_are_not_unicode(tmp_path):
+    try:
+        os.rename(_save(tmp_path / "x.png", 5), os.fsencode(tmp_path) + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    assert _values(open_images(f"folder:{tmp_path}")) == [5]
+
+
+def _list(tmp_path, text):
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8")
+    return f"list:{tmp_path / 'list.txt'}"
+
+
+def test_list_with_integers_keeps_its_order(tmp_path):
+    _save(tmp_path / "x y" / "b 1.png", 1)
+    _save(tmp_path / "a.png 2.png", 2)
+    absolute = _save(tmp_path / "abs" / "c.JPG", 3)
+    images = open_images(_list(tmp_path, f"\ufeffx y/b 1.png 7\r\n\na.png 2.png\t-1\n{absolute} 0"))
+    assert images.labels.tolist() == [7, -1, 0]
+    assert images.class_names is None
+    assert _values(images) == [1, 2, 3]
+
+
+def test_list_with_names_and_without_labels(tmp_path):
+    for k in range(3):
+        _save(tmp_path / f"{k}.png", k)
+    images = open_images(_list(tmp_path, "2.png sea lion\n0.png 12\n1.png sea lion\n"))
+    assert images.class_names == ["12", "sea lion"]
+    assert images.labels.tolist() == [1, 0, 1]
+    images = open_images(_list(tmp_path, "2.png\n0.png"))
+    assert images.labels is None
+    assert _values(images) == [2, 0]
+
+
+def test_list_refusals(tmp_path):
+    with pytest.raises(ValueError, match="1 of 2 images have a label, image 2 has none"):
+        open_images(_list(tmp_path, "a.png 1\nb.png"))
+    with pytest.raises(ValueError, match="line 2: expected"):
+        open_images(_list(tmp_path, "a.png 1\nb.tiff2 3"))
+    with pytest.raises(ValueError, match="names no image"):
+        open_images(_list(tmp_path, "\n \n"))
+    with pytest.raises(FileNotFoundError, match="no list file"):
+        open_images(f"list:{tmp_path / 'no.txt'}")
+    with pytest.raises(NoSuchSplit):
+        open_images(_list(tmp_path, "a.png"), "val")
+
+
+def test_bytes_are_the_file(tmp_path):
+    path = _save(tmp_path / "x.png", 3)
+    assert open_images(f"folder:{tmp_path}").bytes(0) == path.read_bytes()
+    assert open_images(_list(tmp_path, "x.png")).bytes(np.int64(0)) == path.read_bytes()

@@ -1,0 +1,20 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import ROOT
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # small tensors: threads would only wait for each other
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real images for tests, laid beside the repository or named by CLUSTER_SSL_DATA."""
+    folder = Path(os.environ.get("CLUSTER_SSL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.exists():
+        pytest.skip("no real images here: set CLUSTER_SSL_DATA to a folder that holds them")
+    return folder

@@ -1,0 +1,108 @@
+"""Bad input ends in one clear line and exit code 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pretrain.cli import main
+from small_run import SMALL
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int = 2) -> str:
+    """Run the command, check that it ends with `code` and one line on stderr; return the line."""
+    assert main([str(a) for a in arguments]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("pretrain: ")
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ocd"], "did you mean 'odc'?"),
+        (["odc", "--epoch", "3"], "unknown option '--epoch', did you mean '--epochs'?"),
+        (["odc", "--epochs", "ten"], "epochs should be a valid integer"),
+        (["odc", "--epochs", "0"], "epochs should be greater than 0, got '0'"),
+        (["odc", "--device", "tpu"], "'auto', 'cpu' or 'cuda'"),
+        (["odc", "--crops", "2x"], "expected NxSIZE@LOW-HIGH"),
+        (["odc", "--lr"], "--lr: expected one argument"),
+        (["odc", "--data", "shape"], "shapes"),
+        (["odc", "--data", "folder:nowhere"], "nowhere"),
+        (["odc", "--data", "shapes:n=1"], "needs at least 4"),
+        (["odc", "--data", "shapes:n=50", "--k", "60"], "--k 60 is more than the 50 images"),
+        (["--recipe", "odc_shape"], "did you mean 'odc_shapes'?"),
+        (["--recipe"], "needs a name"),
+        (["resume"], "resume needs the run folder"),
+        (["resume", "nowhere"], "nowhere: not a run"),
+    ],
+)
+def test_one_clear_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in fails(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    assert "photos" in fails(capsys, "odc", "--data", f"folder:{tmp_path / 'photos'}")
+
+
+def test_one_image(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    assert "1 image(s)" in fails(capsys, "odc", "--data", f"folder:{tmp_path}")
+
+
+def test_out_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    # /proc refuses new folders even to root, who may write to a read-only folder of anyone else
+    assert "cannot write" in fails(capsys, "odc", *SMALL, "--out", "/proc/run")
+
+
+def test_out_that_is_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('method = "odc"\n')
+    assert "there is a run already" in fails(capsys, "odc", *SMALL, "--out", tmp_path)
+
+
+def test_unknown_key_in_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('method = "odc"\nepoch = 3\n')
+    assert "unknown key 'epoch', did you mean 'epochs'?" in fails(capsys, "--recipe", recipe)
+
+
+def test_resume_before_the_first_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('method = "odc"\ndata = "shapes:n=60"\ncrops = ["1x32@0.3-1"]\n')
+    assert "nothing to resume" in fails(capsys, "resume", tmp_path)
+
+
+def test_too_many_corrupt_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(12):
+        write_jpeg(photos / f"{i}.jpg", truncated=i % 3 == 0)
+    error = fails(capsys, "odc", *SMALL, "--data", f"folder:{photos}", "--out", tmp_path / "run", "--k", "2")
+    assert "0.jpg" in error
+
+
+def write_jpeg(path: Path, *, truncated: bool) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((48, 40), 60).convert("RGB").save(buffer, "JPEG")
+    content = buffer.getvalue()
+    path.write_bytes(content[: len(content) // 2] if truncated else content)
+
+
+def test_help_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "pretrain METHOD" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["odc", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--memory-momentum" in text
+    assert "default: 0.5" in text
+    assert main(["recipes"]) == 0
+    assert "odc_resnet50_8xb64-steplr-440e_in1k" in capsys.readouterr().out
