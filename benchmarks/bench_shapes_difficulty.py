@@ -33,6 +33,7 @@ def main() -> None:
     print(f"kNN, centred pixels, cosine   {knn(*centred, train_labels, val_labels, cosine=True):6.1%}")
     flat = [x.flatten(1) for x in (train, val)]
     print(f"kNN, pixels, euclidean        {knn(*flat, train_labels, val_labels, cosine=False):6.1%}")
+
     start = time.perf_counter()
     accuracy = supervised(train, train_labels, val, val_labels, args.epochs)
     print(

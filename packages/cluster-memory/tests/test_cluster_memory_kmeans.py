@@ -144,6 +144,13 @@ def test_repair_fills_half_empty_clusters() -> None:
     assert zero_iters.n_repaired == 49
 
 
+def test_rows_closer_than_rounding_still_fill_all_clusters() -> None:
+    """Distances here are far below what the matrix product resolves, so only the owned rows keep clusters filled."""
+    x = torch.cat([torch.linspace(0, 1e-3, 20), torch.tensor([1000.0])])[:, None]
+    for seed in range(5):
+        assert (KMeans(21, init="random", n_iters=3, seed=seed).fit(x).counts == 1).all()
+
+
 def test_memory_map_and_array_equal_tensor(tmp_path: object) -> None:
     x = blobs(700, 6)
     mapped = np.memmap(f"{tmp_path}/x.f16", dtype=np.float16, mode="w+", shape=(700, 6))
@@ -224,7 +231,7 @@ def test_global_generator_is_left_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-@given(st.integers(1, 4), st.integers(1, 300), st.integers(1, 5), st.integers(0, 10**6))
+@given(st.integers(1, 4), st.integers(1, 300), st.sampled_from([1, 4, 10**6]), st.integers(0, 10**6))
 @settings(deadline=None)
 def test_first_argmin(n: int, k: int, values: int, seed: int) -> None:
     scores = torch.randint(0, values, (n, k), generator=torch.Generator().manual_seed(seed)).float()

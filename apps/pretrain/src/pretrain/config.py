@@ -55,6 +55,8 @@ class Data(_Settings):
     """Images: shapes, digits, folder:PATH, list:FILE, npz:FILE[,VAL], tar:PATTERN, cifar10[:PATH], cifar100, stl10."""
     val: str | None = None
     """Images for the kNN score, if not the val split of --data; without, training images score each other."""
+    download: bool = False
+    """Let cifar10, cifar100 and stl10 fetch their files if they are not there."""
     crops: tuple[Crops, ...] = ("1x224@0.08-1",)
     """Random crops of each image, NxSIZE@LOW-HIGH (share of the image's area)."""
     flip: Share = 0.5
@@ -138,6 +140,8 @@ class Machine(_Settings):
     """At most this many training images serve as the kNN's bank (a seeded choice)."""
     log_every: PositiveInt = 10
     """Steps between lines in metrics.jsonl."""
+    report: bool = True
+    """Write report.html at the end."""
     quiet: bool = False
     """Print only the result."""
 

@@ -25,31 +25,31 @@ from pretrain.errors import BadInput
 Batch = tuple[list[Tensor], Tensor]  # V crops of (B, 3, S, S) float32; indices (B,)
 
 
-def open_for_training(spec: str) -> IndexedImages:
+def open_for_training(settings: Data) -> IndexedImages:
     """The train split; corrupt files are replaced and counted, up to 1 % of the set."""
-    return _open(spec, "train", "replace", "--data")
+    return _open(settings, settings.data, "train", "replace", "--data")
 
 
-def open_for_validation(data: str, val: str | None) -> IndexedImages | None:
+def open_for_validation(settings: Data) -> IndexedImages | None:
     """`--val`, or else the val split of `--data`; None where there is none, or one without labels."""
-    if val is not None:
+    if settings.val is not None:
         try:
-            images = _open(val, "val", "raise", "--val")
+            images = _open(settings, settings.val, "val", "raise", "--val")
         except NoSuchSplit:
-            images = _open(val, "train", "raise", "--val")
+            images = _open(settings, settings.val, "train", "raise", "--val")
         if images.labels is None:
-            raise BadInput(f"--val {val}: no labels there, and the kNN score needs them; leave --val out")
+            raise BadInput(f"--val {settings.val}: no labels there, and the kNN score needs them; leave --val out")
         return images
     try:
-        images = _open(data, "val", "raise", "--data")
+        images = _open(settings, settings.data, "val", "raise", "--data")
     except NoSuchSplit:
         return None
     return images if images.labels is not None else None
 
 
-def _open(spec: str, split: str, on_corrupt: Literal["raise", "replace"], option: str) -> IndexedImages:
+def _open(settings: Data, spec: str, split: str, on_corrupt: Literal["raise", "replace"], option: str) -> IndexedImages:
     try:
-        return open_images(spec, split, on_corrupt=on_corrupt)
+        return open_images(spec, split, on_corrupt=on_corrupt, download=settings.download)
     except NoSuchSplit:
         raise
     except (ValueError, OSError, ImportError) as error:

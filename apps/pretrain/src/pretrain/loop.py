@@ -44,8 +44,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     screen = Screen(settings.quiet, main)
 
     # ---- data ----
-    images = open_for_training(settings.data)
-    queries = open_for_validation(settings.data, settings.val)
+    images = open_for_training(settings)
+    queries = open_for_validation(settings)
     n, batch = len(images), min(settings.batch, len(images))
     if n < 4:
         raise BadInput(f"--data {settings.data}: {n} image(s), and clustering needs at least 4, better hundreds")
@@ -207,7 +207,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         final: dict[str, Any] = {"step": run.step, "epoch": (run.step - 1) // steps_per_epoch, "final": True}
         if knn is not None:
             final |= {"knn_top1": knn, "knn_top1_random_init": knn_before}
-        features = run.extract(backbone, what="features for the report")
+        features = run.extract(backbone, what="features for the report") if settings.report else None
         if main:
             about = {
                 "method": settings.method,
@@ -218,14 +218,16 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             save_backbone(backbone, folder.backbone, metadata=about)
             final["wall_s"] = saved.get("wall_s", 0.0) + time.monotonic() - began
             record(final)
-            write_report(folder, settings, images, features, method.assignments)
+            if features is not None:
+                write_report(folder, settings, images, features, method.assignments)
     if board is not None:
         board.close()
     scored = f"kNN top-1  {knn_before:.1f} % -> {knn:.1f} %   (random network -> trained)\n" if knn is not None else ""
+    report = f"report     {folder.report}   (open it in a browser)\n" if settings.report else ""
     screen.result(
         f"{scored}"
         f"backbone   {folder.backbone}\n"
-        f"report     {folder.report}   (open it in a browser)\n"
+        f"{report}"
         f"took       {duration(saved.get('wall_s', 0.0) + time.monotonic() - began)}\n"
         f"next       uv run apps/pretrain {settings.method} --data folder:PATH   (your own images, labels or not)"
     )

@@ -111,5 +111,5 @@ def _picture(tiles: list[Image.Image], columns: int, *, first_apart: bool = Fals
         row, column = divmod(i, columns)
         sheet.paste(tile, (column * (TILE + gap) + (apart if column else 0), row * (TILE + gap)))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

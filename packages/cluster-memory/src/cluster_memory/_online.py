@@ -162,8 +162,7 @@ class OnlineClusters(nn.Module):
         new = self._nearest(self.bank[samples], is_small)
         add_rows(self.sums, new, self.bank[samples].double())
         self._relabel(samples, old, new)
-        self.sums[small] = 0
-        self._split_into(small)
+        self._split_into(small)  # which also sets their sums anew
         return len(small)
 
     def loss_weights(self, power: float = 0.5) -> Tensor:
