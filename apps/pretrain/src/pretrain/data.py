@@ -123,10 +123,11 @@ def _leave_interrupts_to_the_main_process(worker: int) -> None:
 
 
 def _default_workers(resident: bool, cuda: bool) -> int:
-    """One worker keeps up where images are in memory; decoding takes what the training leaves."""
+    """Decoding goes to other processes. Crops of images in memory do too beside a GPU; beside a network on the CPU
+    they take 6 % of a step, and a process that competes for its cores costs more (docs/log.md)."""
     cores = len(os.sched_getaffinity(0))
     if resident:
-        return min(4, cores) if cuda else 1
+        return min(4, cores) if cuda else 0
     return min(16, cores) if cuda else max(1, cores // 2)
 
 

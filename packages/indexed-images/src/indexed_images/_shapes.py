@@ -79,8 +79,8 @@ def _draw(image_keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     shape, texture = np.divmod(_labels(image_keys), len(TEXTURES))
     radius = uniform(image_keys, 1, 0.26, 0.38)
     reach = radius * _EXTENT[shape]
-    # The whole object is in view, and anywhere in the middle half of where it could be.
-    x, y = (reach + uniform(image_keys, field, 0.25, 0.75) * (1 - 2 * reach) for field in (2, 3))
+    # the whole object is in view
+    x, y = (reach + uniform(image_keys, field, 0.0, 1.0) * (1 - 2 * reach) for field in (2, 3))
 
     grid = (np.arange(size * _SUPERSAMPLING) + 0.5) / (size * _SUPERSAMPLING)
     dx = (grid - x[:, None])[:, None, :]  # (n, 1, M)
