@@ -9,11 +9,11 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pretrain.config import EMBEDDED, METHODS, Machine, Settings, build, nearest, read_recipe, recipe_names
+from pretrain.config import METHODS, Machine, Settings, build, nearest, read_recipe, recipe_for, recipe_names
 from pretrain.errors import BadInput, TrainingFailed
 
 USAGE = """\
-usage: pretrain METHOD [options]          a method on embedded images, or on yours: --data folder:PATH
+usage: pretrain METHOD [options]          on embedded images; or on yours, with ResNet-50: --data folder:PATH
        pretrain --recipe NAME [options]   a recipe by name, or a TOML file such as runs/odc-1/config.toml
        pretrain resume RUN [options]      go on after any stop; RUN is a run folder
        pretrain recipes                   what there is, with expected result and cost
@@ -58,7 +58,7 @@ def _main(arguments: list[str]) -> int:
     if command == "resume":
         return _resume(rest)
     if command in METHODS:
-        recipe = EMBEDDED[command]
+        recipe = recipe_for(command, _data(rest))
     elif command == "--recipe":
         if not rest:
             raise BadInput("--recipe needs a name; `pretrain recipes` lists them")
@@ -95,6 +95,14 @@ def _train(settings: Settings, folder: Any = None) -> int:
     except Interrupted as stop:
         return _fail(stop, 130)
     return 0
+
+
+def _data(arguments: list[str]) -> str | None:
+    """The value of --data, before there is a recipe whose options could be parsed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--data", nargs="?")
+    data: str | None = parser.parse_known_args(arguments)[0].data
+    return data
 
 
 class _Parser(argparse.ArgumentParser):

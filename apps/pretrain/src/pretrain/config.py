@@ -170,7 +170,12 @@ class OdcSettings(Machine, Training, Network, Data):
 
 Settings = OdcSettings
 METHODS: dict[str, type[OdcSettings]] = {"odc": OdcSettings}
-EMBEDDED = {"odc": "odc_shapes"}  # the recipe of `pretrain METHOD` with nothing else said
+PHOTOGRAPHS = ("folder:", "list:", "tar:", "stl10")  # sources of images of any size
+
+
+def recipe_for(method: str, data: str | None) -> str:
+    """The recipe of `pretrain METHOD`: a small network for small images, ResNet-50 at 224 px for photographs."""
+    return f"{method}_photos" if data and data.startswith(PHOTOGRAPHS) else f"{method}_shapes"
 
 
 def recipe_names() -> list[str]:

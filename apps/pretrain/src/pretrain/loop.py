@@ -223,6 +223,10 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     if board is not None:
         board.close()
     scored = f"kNN top-1  {knn_before:.1f} % -> {knn:.1f} %   (random network -> trained)\n" if knn is not None else ""
+    if images.skipped:
+        first = images.skipped[0]
+        files = "1 damaged file was" if len(images.skipped) == 1 else f"{len(images.skipped)} damaged files were"
+        screen.say(f"{files} replaced by others; the first: {first.path} ({first.reason})")
     report = f"report     {folder.report}   (open it in a browser)\n" if settings.report else ""
     screen.result(
         f"{scored}"

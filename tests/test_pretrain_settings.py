@@ -1,0 +1,74 @@
+"""Recipes say what the papers say; the schedule follows the published values."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from pretrain.config import OdcSettings, build, dump, parse_crops, read_recipe, recipe_names
+from pretrain.data import eval_recipe, train_recipe
+from pretrain.methods.odc import default_k
+from pretrain.schedule import lr_at
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_says_what_to_expect(name: str) -> None:
+    values, about = read_recipe(name)
+    settings = build(values, name)
+    assert {"what", "expect", "cost"} <= about.keys()
+    assert train_recipe(settings).specs[0].size == parse_crops(settings.crops[0]).size
+    assert build(tomllib.loads(dump(settings)), "dump") == settings
+
+
+def test_odc_on_imagenet_is_the_published_configuration() -> None:
+    s = build(read_recipe("odc_resnet50_8xb64-steplr-440e_in1k")[0], "recipe")
+    published = {
+        "arch": "resnet50", "sobel": False, "sync_bn": True, "k": 10_000, "epochs": 440, "batch": 512, "lr": 0.06,
+        "momentum": 0.9, "weight_decay": 1e-5, "schedule": "step", "lr_steps": (400,), "lr_gamma": 0.4,
+        "warmup_epochs": 0, "memory_momentum": 0.5, "centroid_every": 10, "min_cluster": 20, "reweight_power": 0.5,
+        "neck_hidden": 512, "neck_dim": 256, "neck_dropout": 0.5, "crops": ("1x224@0.08-1",), "flip": 0.5,
+        "rotation": 2.0, "jitter": (0.4, 0.4, 1.0, 0.5), "jitter_p": 1.0, "grey": 0.2, "eval_size": 224,
+        "eval_resize": 256,
+    }  # fmt: skip
+    assert {name: getattr(s, name) for name in published} == published
+    recipe = train_recipe(s)
+    assert recipe.mean == (0.485, 0.456, 0.406)
+    assert recipe.std == (0.229, 0.224, 0.225)
+    assert recipe.order[:4] == ("flip", "rotation", "jitter", "grey")
+    assert recipe.blur.p == recipe.solarise == 0
+
+
+def test_step_schedule_drops_once() -> None:
+    s = OdcSettings(epochs=440, lr=0.06, lr_steps=(400,), lr_gamma=0.4)
+    assert lr_at(0, 10, s) == lr_at(3999, 10, s) == 0.06
+    assert lr_at(4000, 10, s) == lr_at(4399, 10, s) == pytest.approx(0.024)
+
+
+def test_warm_up_and_cosine_have_the_published_values() -> None:
+    # 400 epochs of 312 steps at batch 4096: 124,800 values
+    s = OdcSettings(epochs=400, lr=4.8, schedule="cosine", final_lr=0.0048, warmup_epochs=10, warmup_lr=0.3)
+    assert lr_at(0, 312, s) == pytest.approx(0.3)
+    assert lr_at(1, 312, s) == pytest.approx(0.301443, abs=1e-6)
+    assert lr_at(3119, 312, s) == lr_at(3120, 312, s) == pytest.approx(4.8)
+    assert lr_at(124_799, 312, s) == pytest.approx(0.0048, abs=1e-8)
+    small = OdcSettings(epochs=200, lr=0.6, schedule="cosine", final_lr=0.0006)
+    assert lr_at(5004, 5004, small) == pytest.approx(0.599963, abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "k"), [(1_281_167, 10_000), (10_000, 100), (2_000, 20), (50, 10), (10, 2), (4, 2)])
+def test_default_number_of_clusters(n: int, k: int) -> None:
+    assert default_k(n) == k
+
+
+@pytest.mark.parametrize(("crop", "resize"), [(32, 32), (96, 110), (224, 256)])
+def test_evaluation_resize(crop: int, resize: int) -> None:
+    spec = eval_recipe(OdcSettings(crops=(f"1x{crop}",))).specs[0]
+    assert (spec.size, spec.resize) == (crop, resize)
+
+
+def test_settings_are_frozen_and_complete() -> None:
+    s = OdcSettings()
+    with pytest.raises(Exception, match="frozen"):
+        s.lr = 1.0  # type: ignore[misc]
+    undocumented = [name for name, field in OdcSettings.model_fields.items() if not field.description]
+    assert undocumented == ["method"]
