@@ -104,7 +104,7 @@ def wheels(session: nox.Session) -> None:
             session.error(f"packages/{package}/README.md has no python example")
         with session.chdir(out):
             session.run("python", "-c", example[1])
-        # the next package must not find this one's needs by luck
+        # no package may find a sibling by luck (its third-party needs are proven by `alone`)
         session.run_install("uv", "pip", "uninstall", "--quiet", package, external=True)
 
 
