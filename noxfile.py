@@ -11,6 +11,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -135,8 +136,14 @@ def pins(session: nox.Session) -> None:
         project.write_text(text)
         session.error("uv found no resolution; the pins are as they were")
     lock = tomllib.loads((ROOT / "uv.lock").read_text())
-    found = {f"{p['name']}=={p['version']}" for p in lock["package"] if "registry" in p["source"]}
+    found = {_pin(package) for package in lock["package"] if "registry" in package["source"]}
     project.write_text(_with_constraints(text, sorted(found | set(held))))
+
+
+def _pin(package: dict[str, Any]) -> str:
+    """`name==version`, with the Pythons it is for where the lock has several versions."""
+    markers = " or ".join(f"({marker})" for marker in package.get("resolution-markers", ()))
+    return f"{package['name']}=={package['version']}" + (f" ; {markers}" if markers else "")
 
 
 def _constraints() -> list[str]:

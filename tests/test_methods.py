@@ -22,9 +22,9 @@ class FakeRun:
     def __init__(self, images: Tensor) -> None:
         self.images = images
 
-    def extract(self, network: torch.nn.Module) -> Tensor:
+    def extract(self, network: torch.nn.Module, indices: Tensor, batch_statistics: bool) -> Tensor:
         with torch.no_grad():
-            return network(self.images)
+            return network(self.images[indices])
 
 
 def method_and_images() -> tuple[Odc, Tensor]:

@@ -18,9 +18,9 @@ def _digest(*arrays: torch.Tensor) -> str:
 @pytest.mark.parametrize(
     ("seed", "split", "size", "digest"),
     [
-        (0, "train", 32, "81b50ca3829bfd41"),
-        (0, "val", 32, "304fbc4be05f07b2"),
-        (7, "train", 48, "c645ca9a84f697d4"),
+        (0, "train", 32, "71abb5726bd99374"),
+        (0, "val", 32, "47e737a3933b1ac7"),
+        (7, "train", 48, "25ce263a5fffb1dc"),
     ],
 )
 def test_golden_worlds(seed, split, size, digest):
@@ -88,11 +88,9 @@ def test_mask_separates_object_from_ground_in_grey():
 def test_colours_keep_their_contrast_and_stay_in_gamut():
     three = colours(mix(np.arange(2000, dtype=np.uint64)), 10)
     luma = three @ np.array([0.299, 0.587, 0.114])
-    gaps = np.diff(np.sort(luma, axis=0), axis=0)
-    assert gaps.min() > 0.13
+    assert np.diff(luma, axis=0).min() > 0.13  # object, marks, ground: always from dark to bright
     assert three.min() >= 0
     assert three.max() <= 1
-    assert len(set(map(tuple, np.argsort(luma, axis=0).T))) == 6  # any part may be the brightest
 
 
 def test_seed_split_and_index_change_the_image():

@@ -158,6 +158,8 @@ class OdcSettings(Machine, Training, Network, Data):
     """Steps between updates of all centroids."""
     min_cluster: int = Field(20, ge=1)
     """Clusters below this size are dissolved, and the largest split in their place; at most half the mean size."""
+    head_lr: float = Field(1.0, gt=0)
+    """Factor on the learning rate of the head, which has no momentum."""
     reweight_power: float = Field(0.5, ge=0)
     """Loss weight of a cluster = size to the minus this power."""
     neck_hidden: PositiveInt = 512

@@ -157,7 +157,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             for crops, indices in crops_of.batches(epoch, batches):
                 lr = lr_at(run.step, steps_per_epoch, settings)
                 for parameters in optimizer.param_groups:
-                    parameters["lr"] = lr
+                    parameters["lr"] = lr * parameters["lr_factor"]
                 torch.manual_seed(key(settings.seed, "dropout", run.step, rank))  # the one use of a global generator
                 crops = [c.to(fabric.device, memory_format=torch.channels_last, non_blocking=True) for c in crops]
                 indices = indices.to(fabric.device, non_blocking=True)
@@ -271,12 +271,14 @@ def _is_before(line: dict[str, Any], step: int) -> bool:
 
 
 def _parameter_groups(method: nn.Module, settings: Settings) -> list[dict[str, Any]]:
-    plain = tuple(getattr(method, "no_momentum", ()))
-    groups: dict[float, list[nn.Parameter]] = {settings.momentum: [], 0.0: []}
-    for name, parameter in method.named_parameters():
-        if parameter.requires_grad:
-            groups[0.0 if name.startswith(plain) else settings.momentum].append(parameter)
-    return [{"params": parameters, "momentum": m} for m, parameters in groups.items() if parameters]
+    """The head goes without momentum, as its targets change under it (ODC, DeepCluster)."""
+    named = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
+    head = [p for name, p in named if name.startswith("head.")]
+    others = [p for name, p in named if not name.startswith("head.")]
+    return [
+        {"params": others, "momentum": settings.momentum, "lr_factor": 1.0},
+        {"params": head, "momentum": 0.0, "lr_factor": settings.head_lr},
+    ]
 
 
 def _whole_batches(order: Tensor, length: int) -> Tensor:

@@ -36,17 +36,22 @@ class Run:
         *,
         indices: Tensor | None = None,
         loader: Loader | None = None,
+        batch_statistics: bool = False,
         what: str = "features",
     ) -> Tensor:
         """Features of all images (or of `indices`) in that order: (N, D) float32 on the device, the same on every rank.
 
-        network: takes (B, 3, S, S) centre crops; run in evaluation mode, without gradients. Collective."""
+        network: takes (B, 3, S, S) centre crops; run in evaluation mode, without gradients. With `batch_statistics`,
+        batch norm works as in training, on the statistics of the batch, which it also learns from. Collective."""
         loader = loader or self.loader
         indices = torch.arange(len(loader)) if indices is None else indices
         mine = indices.tensor_split(self.fabric.world_size)[self.fabric.global_rank]
         batches = mine.split(max(1, min(256, self.batch)))
         training = self.method.training
         self.method.eval()
+        for module in self.method.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(batch_statistics)
         parts: list[Tensor] = []
         with torch.inference_mode(), self.fabric.autocast():
             for i, (crops, _) in enumerate(loader.batches(0, list(batches))):

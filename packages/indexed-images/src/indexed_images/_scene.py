@@ -77,10 +77,10 @@ def _half(u: np.ndarray, phase: np.ndarray) -> np.ndarray:
 
 
 def colours(keys: np.ndarray, field: int) -> np.ndarray:
-    """(3, n, 3) RGB of object, marks and ground: any hue, their lumas dark, bright and middle, so that neither grey nor
+    """(3, n, 3) RGB of object, marks and ground: any hue, their lumas dark, middle and bright, so that neither grey nor
     another hue hides a part. That order is the same in all images: unlike hue, place, scale and rotation it is nothing
     that an augmentation could make a network ignore, and it would be the first thing to tell clusters apart."""
-    lumas = [uniform(keys, field + k, low, low + 0.18) for k, low in enumerate((0.06, 0.70, 0.38))]
+    lumas = [uniform(keys, field + k, low, low + 0.18) for k, low in enumerate((0.06, 0.38, 0.70))]
     return np.stack([_tinted(keys, field + 6 + 4 * k, luma) for k, luma in enumerate(lumas)])
 
 

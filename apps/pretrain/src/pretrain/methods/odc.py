@@ -21,13 +21,11 @@ from torch.distributed import ProcessGroup
 
 from pretrain.config import OdcSettings
 from pretrain.errors import BadInput
-from pretrain.keys import generator, key, with_replacement
+from pretrain.keys import generator, key, permutation, with_replacement
 from pretrain.run import Run
 
 
 class Odc(nn.Module):
-    no_momentum = ("head.",)  # parameters that the optimiser moves without momentum
-
     def __init__(
         self, backbone: ResNet, settings: OdcSettings, n_images: int, group: ProcessGroup | None = None
     ) -> None:
@@ -61,7 +59,11 @@ class Odc(nn.Module):
         )
 
     def start(self, run: Run) -> None:
-        z = F.normalize(run.extract(lambda x: self.neck(self.backbone(x))))  # (N, D)
+        # Batch statistics, as in the steps that follow: by the untrained running ones z would be another feature, and the
+        # first labels would mean nothing to it. Hence also no order that a sorted folder could put in.
+        order = permutation(run.n_images, self.settings.seed, "start")
+        z = run.extract(lambda x: self.neck(self.backbone(x)), indices=order, batch_statistics=True)  # (N, D)
+        z = F.normalize(z)[order.argsort().to(z.device)]
         clusters = KMeans(self.k, seed=key(self.settings.seed, "start")).fit(z)
         self.memory.initialise(z, clusters.assignments)
 
