@@ -17,7 +17,7 @@ N, B, K = 60, 12, 5
 class FakeRun:
     """The part of a run that `start` and `after_step` use."""
 
-    step, n_images, steps_per_epoch = 0, N, 5
+    step, n_images, steps_per_epoch, batch = 0, N, 5, B
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -85,8 +85,6 @@ def test_the_head_moves_without_momentum() -> None:
 
 def test_an_epoch_draws_with_replacement_and_by_key() -> None:
     method, images = method_and_images()
-    settings = method.settings.model_copy(update={"batch": B})
-    method.settings = settings
     first, again, next_ = (method.begin_epoch(FakeRun(images), epoch) for epoch in (0, 0, 1))  # type: ignore[arg-type]
     assert torch.equal(first, again)
     assert not torch.equal(first, next_)

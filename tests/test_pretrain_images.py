@@ -34,7 +34,8 @@ def train(photos: Path, out: Path, *more: str) -> list[dict[str, float]]:
 
 
 def test_fifty_images_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = train(folder_of(tmp_path / "photos", 50), tmp_path / "run", "--report")
+    metrics = train(folder_of(tmp_path / "photos", 50), tmp_path / "run", "--report", "--batch", "256", "--epochs", "3")
+    assert [line["step"] for line in metrics if "loss" in line] == [1, 2, 3]  # one batch of all fifty an epoch
     assert "knn_top1" not in metrics[-1]
     assert metrics[-1]["final"] is True
     assert "10 clusters" in capsys.readouterr().out  # one for five images

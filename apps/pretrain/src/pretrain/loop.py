@@ -145,7 +145,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             if score is not None and not done and epoch and settings.knn_every and epoch % settings.knn_every == 0:
                 knn = score.top1(run, backbone)
                 record({"step": run.step, "epoch": epoch - 1, "knn_top1": knn})
-                window_s = time.monotonic()  # the score's time is not the training's
+                window_s, window_steps = time.monotonic(), 0  # the score's time is not the training's
             order = saved.pop("order", None) if done else None
             if order is None:
                 order = method.begin_epoch(run, epoch)

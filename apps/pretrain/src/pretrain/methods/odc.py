@@ -59,8 +59,8 @@ class Odc(nn.Module):
         )
 
     def start(self, run: Run) -> None:
-        # Batch statistics, as in the steps that follow: by the untrained running ones z would be another feature, and the
-        # first labels would mean nothing to it. Hence also no order that a sorted folder could put in.
+        # Batch statistics, as in the steps that follow: by the untrained running ones z would be another feature, and
+        # the first labels would mean nothing to it. Hence also no order that a sorted folder could put in.
         order = permutation(run.n_images, self.settings.seed, "start")
         z = run.extract(lambda x: self.neck(self.backbone(x)), indices=order, batch_statistics=True)  # (N, D)
         z = F.normalize(z)[order.argsort().to(z.device)]
@@ -68,8 +68,7 @@ class Odc(nn.Module):
         self.memory.initialise(z, clusters.assignments)
 
     def begin_epoch(self, run: Run, epoch: int) -> Tensor:
-        n = run.steps_per_epoch * self.settings.batch
-        return with_replacement(run.n_images, n, self.settings.seed, "order", epoch)
+        return with_replacement(run.n_images, run.steps_per_epoch * run.batch, self.settings.seed, "order", epoch)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
         z = self.neck(self.backbone(crops))  # (B, D)
