@@ -85,7 +85,8 @@ def test_too_many_corrupt_files(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     for i in range(12):
         write_jpeg(photos / f"{i}.jpg", truncated=i % 3 == 0)
     error = fails(capsys, "odc", *SMALL, "--data", f"folder:{photos}", "--out", tmp_path / "run", "--k", "2")
-    assert "0.jpg" in error
+    assert "2 of 12 images are corrupt" in error
+    assert ".jpg" in error
 
 
 def write_jpeg(path: Path, *, truncated: bool) -> None:
