@@ -80,7 +80,7 @@ def colours(keys: np.ndarray, field: int) -> np.ndarray:
     """(3, n, 3) RGB of object, marks and ground: any hue, their lumas dark, middle and bright, so that neither grey nor
     another hue hides a part. That order is the same in all images: unlike hue, place, scale and rotation it is nothing
     that an augmentation could make a network ignore, and it would be the first thing to tell clusters apart."""
-    lumas = [uniform(keys, field + k, low, low + 0.18) for k, low in enumerate((0.06, 0.38, 0.70))]
+    lumas = [uniform(keys, field + k, low, low + 0.22) for k, low in enumerate((0.03, 0.38, 0.73))]
     return np.stack([_tinted(keys, field + 6 + 4 * k, luma) for k, luma in enumerate(lumas)])
 
 

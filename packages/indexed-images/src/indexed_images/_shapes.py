@@ -77,7 +77,7 @@ def _labels(image_keys: np.ndarray) -> np.ndarray:
 def _draw(image_keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """uint8 (n, 3, S, S) and bool (n, S, S)."""
     shape, texture = np.divmod(_labels(image_keys), len(TEXTURES))
-    radius = uniform(image_keys, 1, 0.26, 0.38)
+    radius = uniform(image_keys, 1, 0.24, 0.38)
     reach = radius * _EXTENT[shape]
     # the whole object is in view
     x, y = (reach + uniform(image_keys, field, 0.0, 1.0) * (1 - 2 * reach) for field in (2, 3))
