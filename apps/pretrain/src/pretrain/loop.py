@@ -196,7 +196,9 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     losses, window_s, window_steps = [], now, 0
                 if stop.asked(at=run.step):
                     checkpoint(order, losses)
-                    raise Interrupted(f"stopped at step {run.step}; go on with: uv run apps/pretrain resume {folder.path}")
+                    raise Interrupted(
+                        f"stopped at step {run.step}; go on with: uv run apps/pretrain resume {folder.path}"
+                    )
                 if run.step % every == 0:
                     checkpoint(order, losses)
         checkpoint(None, losses)
