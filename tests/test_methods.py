@@ -1,92 +1,275 @@
-"""What a method owes the loop: gradients for the backbone and none for the memory, and a step like the paper's."""
+"""What a method owes the loop: one contract for all four, and what each does beyond a loss.
+
+That a step is the paper's is tested against naive implementations in `test_method_parity_*.py`."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import pytest
 import torch
-import torch.nn.functional as F
-from pretrain.config import OdcSettings
-from pretrain.methods.odc import Odc
-from sobel_resnet import resnet18
+from pretrain.build import build_method, build_optimizer, prepare_step
+from pretrain.config import METHODS
+from pretrain.errors import BadInput
+from pretrain.method import Method
+from pretrain.methods.swav import default_queue
 from torch import Tensor
 
 N, B, K = 60, 12, 5
+SMALL: dict[str, dict[str, Any]] = {
+    "deepcluster": {"pca_dim": 8},
+    "odc": {"neck_hidden": 16, "neck_dim": 8, "neck_dropout": 0.0, "min_cluster": 3},
+    "deepcluster_v2": {"hidden": 16, "dim": 8},
+    "swav": {"hidden": 16, "dim": 8},
+}
+V = {"deepcluster": 1, "odc": 1, "deepcluster_v2": 3, "swav": 3}
 
 
 class FakeRun:
-    """The part of a run that `start` and `after_step` use."""
+    """The part of a run that methods use; images are their own crops."""
 
-    step, n_images, steps_per_epoch, batch = 0, N, 5, B
+    step, n_images, steps_per_epoch, batch, group = 0, N, 5, B, None
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
 
-    def extract(self, network: torch.nn.Module, indices: Tensor, batch_statistics: bool) -> Tensor:
+    def share(self, rows: Tensor) -> Tensor:
+        return rows
+
+    gather = share
+
+    def extract(self, network: Any, indices: Tensor | None = None, **_: Any) -> Tensor:
         with torch.no_grad():
-            return network(self.images[indices])
+            return network(self.images if indices is None else self.images[indices])
+
+    def extract_crops(self, network: Any, indices: Tensor, **_: Any) -> Tensor:
+        with torch.no_grad():
+            return network([self.images[indices]] * 3)
 
 
-def method_and_images() -> tuple[Odc, Tensor]:
-    images = torch.randn(N, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    settings = OdcSettings(arch="resnet18", k=K, neck_hidden=16, neck_dim=8, neck_dropout=0.0, min_cluster=3)
-    backbone = resnet18(stem="imagenet", width=0.125, seed=1)
-    method = Odc(backbone, settings, N)
-    method.eval().start(FakeRun(images))  # type: ignore[arg-type]
-    return method.train(), images
+def images() -> Tensor:
+    return torch.randn(N, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def test_loss_reaches_the_backbone_and_not_the_memory() -> None:
-    method, images = method_and_images()
-    before = copy.deepcopy(method.memory.state_dict())
-    loss = method.loss([images[:B]], torch.arange(B))
+def built(name: str, **more: Any) -> Method:
+    values = {"method": name, "arch": "resnet18", "width": 0.125, "k": K, "batch": B, **SMALL[name], **more}
+    return build_method(METHODS[name](**values), N, None, sync_bn=False)
+
+
+def started(name: str, **more: Any) -> tuple[Method, FakeRun]:
+    method, run = built(name, **more), FakeRun(images())
+    method.eval().start(run)  # type: ignore[arg-type]
+    method.begin_epoch(run, 0)  # type: ignore[arg-type]
+    return method.train(), run
+
+
+def crops_of(name: str, indices: Tensor) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    batch = images()[indices]
+    return [batch + 0.1 * torch.randn(batch.shape, generator=generator) for _ in range(V[name])]
+
+
+def buffers(method: Method) -> dict[str, Tensor]:
+    kept = ("running_mean", "running_var", "num_batches_tracked")
+    return {name: b.clone() for name, b in method.named_buffers() if not name.endswith(kept)}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loss_reaches_the_backbone_and_no_memory(name: str) -> None:
+    method, _ = started(name)
+    before = buffers(method)
+    loss = method.loss(crops_of(name, torch.arange(B)), torch.arange(B))
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.ndim == 0
     assert loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
-    assert method.backbone.conv1.weight.grad.abs().sum() > 0
-    for name, value in method.memory.state_dict().items():
-        assert torch.equal(value, before[name]), name
+    assert method.backbone.conv1.weight.grad.abs().sum() > 0  # type: ignore[union-attr]
+    for key, value in buffers(method).items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0, equal_nan=True, msg=key)
 
 
-def test_a_step_is_the_papers() -> None:
-    """Weighted cross-entropy against the labels before the step; then memory <- unit((1 - m) old + m unit(z))."""
-    method, images = method_and_images()
-    indices = torch.tensor([3, 1, 4, 15, 9, 26, 5, 35, 8, 58, 32, 38])
-    labels, old = method.memory.assignments[indices].clone(), method.memory.bank[indices].double()
-    counts = torch.bincount(method.memory.assignments, minlength=K).double()
-    centroids = method.memory.centroids.double().clone()
-
-    reference = copy.deepcopy(method).double()
-    z = reference.neck(reference.backbone(images[indices].double()))
-    weight = (1 / (counts + 1e-10)) ** 0.5
-    weight = weight / weight.sum()
-    log_p = torch.log_softmax(reference.head(z), dim=1)
-    expected = -sum(weight[c] * log_p[i, c] for i, c in enumerate(labels)) / weight[labels].sum()
-
-    loss = method.loss([images[indices]], indices)
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
-
-    method.after_step(FakeRun(images), indices)  # type: ignore[arg-type]
-    row = F.normalize(0.5 * old + 0.5 * F.normalize(z.detach()))
-    torch.testing.assert_close(method.memory.bank[indices].double(), row, rtol=1e-4, atol=1e-5)
-    changed = (row @ centroids.T).argmax(1) != labels
-    assert abs(float(method.change) - changed.double().mean().item()) < 1e-6
+@pytest.mark.parametrize("name", METHODS)
+def test_state_is_all_in_the_state_dict(name: str) -> None:
+    """A method rebuilt from its state_dict in mid-epoch goes on as if it had never stopped."""
+    method, run = started(name)
+    indices = torch.arange(B)
+    method.loss(crops_of(name, indices), indices)
+    method.after_step(run, indices)  # type: ignore[arg-type]
+    again = built(name).train()
+    again.load_state_dict(copy.deepcopy(method.state_dict()))
+    for other in (torch.arange(B, 2 * B), torch.arange(5, 5 + B)):
+        losses = [m.loss(crops_of(name, other), other) for m in (method, again)]
+        assert torch.equal(*losses)
+        for m in (method, again):
+            m.after_step(run, other)  # type: ignore[arg-type]
+    assert all(
+        torch.equal(a, b) or a.isnan().all() for a, b in zip(*(m.state_dict().values() for m in (method, again)))
+    )
 
 
-def test_the_head_moves_without_momentum() -> None:
-    from pretrain.loop import _parameter_groups
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_is_in_one_group(name: str) -> None:
+    method = built(name, head_lr=10.0) if name in ("odc", "deepcluster") else built(name)
+    groups = build_optimizer(method, method.settings).param_groups  # type: ignore[arg-type]
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in method.parameters())
+    if name in ("odc", "deepcluster"):
+        head = {id(p) for p in method.head.parameters()}  # type: ignore[union-attr]
+        assert [{id(p) for p in group["params"]} for group in groups if group["momentum"] == 0.0] == [head]
+        assert [group["lr_factor"] for group in groups] == [1.0, 10.0]
 
-    method, _ = method_and_images()
-    groups = {group["momentum"]: group["params"] for group in _parameter_groups(method, method.settings)}
-    assert {id(p) for p in groups[0.0]} == {id(p) for p in method.head.parameters()}
-    assert len(groups[0.9]) == len([*method.backbone.parameters(), *method.neck.parameters()])
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_in_parts_has_the_same_loss_and_gradients(name: str) -> None:
+    """Batch norm in evaluation mode, so that its statistics are not those of a part: all else must be equal, the codes
+    of SwAV over the whole batch too."""
+    losses, gradients = [], []
+    for micro_batch in (None, 5):
+        method, _ = started(name, micro_batch=micro_batch)
+        method.eval()
+        loss = method.loss(crops_of(name, torch.arange(B)), torch.arange(B))
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+        gradients.append(torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_an_epoch_draws_with_replacement_and_by_key() -> None:
-    method, images = method_and_images()
-    first, again, next_ = (method.begin_epoch(FakeRun(images), epoch) for epoch in (0, 0, 1))  # type: ignore[arg-type]
+def test_parts_move_running_statistics_once() -> None:
+    method, _ = started("swav", micro_batch=6)
+    norm = method.backbone.bn1
+    before = norm.running_mean.clone()
+    method.loss(crops_of("swav", torch.arange(B)), torch.arange(B)).backward()  # type: ignore[no-untyped-call]
+    assert int(norm.num_batches_tracked) == 2  # two parts, three crops of one size each
+    moved = norm.running_mean.clone()
+    assert not torch.equal(moved, before)
+    assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_several_crops(name: str) -> None:
+    """Of several sizes; a crop more with the same label or code is one more prediction of it."""
+    method, run = started(name)
+    batch = images()[:B]
+    crops = [batch, batch.flip(-1), torch.nn.functional.interpolate(batch, (16, 16))]
+    loss = method.loss(crops, torch.arange(B))
+    loss.backward()  # type: ignore[no-untyped-call]
+    method.after_step(run, torch.arange(B))  # type: ignore[arg-type]
+    assert loss.isfinite()
+    assert len(method.embeddings) == 3 * B
+
+
+# ---- DeepCluster ----
+
+
+def test_deepcluster_draws_evenly_and_renews_its_head() -> None:
+    method, run = started("deepcluster")
+    head = method.head.weight.detach().clone()  # type: ignore[union-attr]
+    order = method.begin_epoch(run, 1)  # type: ignore[arg-type]
+    assert order is not None
+    assert len(order) == run.steps_per_epoch * B
+    drawn = torch.bincount(method.labels[order], minlength=K)  # type: ignore[index]
+    assert int(drawn.max() - drawn.min()) <= 1 + N // K // 4
+    assert not torch.equal(method.head.weight, head)  # type: ignore[union-attr]
+    assert abs(float(method.head.weight.std()) - 0.01) < 0.001  # type: ignore[union-attr]
+    assert 0 <= method.figures()["nmi"] <= 1
+
+
+def test_deepcluster_reweights_as_the_paper() -> None:
+    method, _ = started("deepcluster", reweight_power=0.5)
+    method.labels.copy_(torch.arange(K).repeat_interleave(torch.tensor([25, 16, 9, 9, 1])))  # type: ignore[operator]
+    weights = method.loss_weights()  # type: ignore[operator]
+    torch.testing.assert_close(weights / weights[0], torch.tensor([1, 5 / 4, 5 / 3, 5 / 3, 5.0]))
+
+
+# ---- ODC ----
+
+
+def test_odc_draws_with_replacement_and_by_key() -> None:
+    method, run = started("odc")
+    first, again, next_ = (method.begin_epoch(run, epoch) for epoch in (0, 0, 1))  # type: ignore[arg-type]
+    assert first is not None
     assert torch.equal(first, again)
     assert not torch.equal(first, next_)
     assert len(first) == 5 * B
     assert len(first.unique()) < len(first)
+
+
+# ---- DeepCluster-v2 ----
+
+
+def test_deepcluster_v2_leaves_out_what_it_has_not_seen() -> None:
+    method, run = started("deepcluster_v2")
+    seen = torch.arange(2 * B)
+    for indices in seen.split(B):
+        method.loss(crops_of("deepcluster_v2", indices), indices)
+        method.after_step(run, indices)  # type: ignore[arg-type]
+    method.begin_epoch(run, 1)  # type: ignore[arg-type]
+    assert (method.labels[:, : 2 * B] >= 0).all()  # type: ignore[index]
+    assert (method.labels[:, 2 * B :] == -100).all()  # type: ignore[index]
+    unseen = torch.arange(N - B, N)
+    loss = method.loss(crops_of("deepcluster_v2", unseen), unseen)
+    assert float(loss.detach()) == 0.0
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None or not p.grad.any() for p in method.parameters())
+
+
+def test_deepcluster_v2_never_trains_its_centroids() -> None:
+    method, _ = started("deepcluster_v2")
+    assert "centroids" in dict(method.named_buffers())
+    assert not any("centroids" in name for name, _ in method.named_parameters())
+    torch.testing.assert_close(method.centroids.norm(dim=-1), torch.ones(3, K))  # type: ignore[operator]
+
+
+def test_deepcluster_v2_takes_any_number_of_crops() -> None:
+    method, _ = started("deepcluster_v2")
+    batch = images()[:B]
+    for n_small in (0, 1, 4):
+        small = [torch.nn.functional.interpolate(batch, (16, 16))] * n_small
+        assert method.loss([batch, batch, *small], torch.arange(B)).isfinite()
+
+
+# ---- SwAV ----
+
+
+def test_swav_prototypes_wait_and_then_learn() -> None:
+    method, _ = started("swav", freeze_prototypes_steps=2, optimizer="larc", lr=0.1)
+    optimizer = build_optimizer(method, method.settings)  # type: ignore[arg-type]
+    prototypes = [p for name, p in method.named_parameters() if name.startswith("prototypes.")]
+    for step, moves in enumerate((False, False, True)):
+        before = [torch.nn.functional.normalize(p.detach().clone(), dim=1) for p in prototypes]
+        optimizer.zero_grad()
+        method.loss(crops_of("swav", torch.arange(B)), torch.arange(B)).backward()  # type: ignore[no-untyped-call]
+        prepare_step(optimizer, step, 0.1)
+        optimizer.step()
+        assert all(torch.allclose(a, b, atol=1e-6) != moves for a, b in zip(before, prototypes, strict=True))
+
+
+def test_swav_queue_enters_when_full_and_not_before() -> None:
+    method, run = started("swav", queue=2 * B, queue_from_epoch=1)
+    assert method.queue is not None
+    codes, filled = [], []
+    for epoch in (0, 0, 1, 1, 1):
+        method.begin_epoch(run, epoch)  # type: ignore[arg-type]
+        indices = torch.arange(B)
+        method.loss(crops_of("swav", indices), indices)
+        codes.append(method.codes[0].clone())  # type: ignore[index]
+        filled.append(int(method.queue.n_valid))  # type: ignore[arg-type]
+        method.eval()  # the network stands still, so that only the queue can change the codes
+        method.after_step(run, indices)  # type: ignore[arg-type]
+        method.train()
+    assert filled == [0, 0, 0, B, 2 * B]
+    assert torch.equal(codes[2], codes[3])
+    assert torch.equal(codes[0], codes[3])
+    assert not torch.equal(codes[3], codes[4])
+
+
+def test_swav_says_what_to_change_where_no_balance_is_possible() -> None:
+    with pytest.raises(BadInput, match="--k|--queue|--batch|prototypes"):
+        built("swav", batch=4, queue=0)
+
+
+@pytest.mark.parametrize(("batch", "k", "queue"), [(4096, 3000, 0), (256, 3000, 3840), (8, 50, 64), (64, 64, 0)])
+def test_swav_default_queue(batch: int, k: int, queue: int) -> None:
+    assert default_queue(batch, k) == queue

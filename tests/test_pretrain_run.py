@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from pretrain.cli import main
-from small_run import ROOT, SMALL
+from small_run import ROOT, SMALL, SMALL_RUNS
 from sobel_resnet import load_backbone
 
 
@@ -83,14 +83,30 @@ def test_config_repeats_the_run(whole: Path, tmp_path: Path) -> None:
     assert untimed(again) == untimed(lines(whole))
 
 
+def same_weights(a: Path, b: Path) -> None:
+    assert weights(a).keys() == weights(b).keys()
+    for name, value in weights(a).items():
+        torch.testing.assert_close(weights(b)[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
 @pytest.mark.parametrize("steps", [4, 6])
 def test_resume_equals_no_interruption(whole: Path, tmp_path: Path, steps: int) -> None:
     out = tmp_path / "run"
     run(out, "--max-steps", str(steps))
     assert main(["resume", str(out), "--quiet", "--max-steps", "1000"]) == 0
     assert untimed(lines(out)) == untimed(lines(whole))
-    for name, value in weights(whole).items():
-        torch.testing.assert_close(weights(out)[name], value, rtol=0, atol=0, msg=name)
+    same_weights(whole, out)
+
+
+@pytest.mark.parametrize("method", [name for name in SMALL_RUNS if name != "odc"])
+def test_every_method_repeats_itself_and_resumes_in_mid_epoch(method: str, tmp_path: Path) -> None:
+    command = (method, *SMALL_RUNS[method])
+    once = run(tmp_path / "once", command=command)
+    run(tmp_path / "halves", "--max-steps", "6", command=command)
+    assert main(["resume", str(tmp_path / "halves"), "--quiet", "--max-steps", "1000"]) == 0
+    assert untimed(lines(tmp_path / "halves")) == untimed(once)
+    same_weights(tmp_path / "once", tmp_path / "halves")
+    assert [line["step"] for line in once if "loss" in line] == list(range(1, 9))
 
 
 def test_resume_of_a_damaged_checkpoint_takes_the_one_before(whole: Path, tmp_path: Path) -> None:

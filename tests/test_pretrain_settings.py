@@ -5,9 +5,10 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from pretrain.config import OdcSettings, build, dump, parse_crops, read_recipe, recipe_names
+from pretrain.config import METHODS, OdcSettings, SwavSettings, parse_crops
 from pretrain.data import eval_recipe, train_recipe
-from pretrain.methods.odc import default_k
+from pretrain.method import n_clusters
+from pretrain.recipe_files import build, dump, read_recipe, recipe_names
 from pretrain.schedule import lr_at
 
 
@@ -18,24 +19,6 @@ def test_every_recipe_is_valid_and_says_what_to_expect(name: str) -> None:
     assert {"what", "expect", "cost"} <= about.keys()
     assert train_recipe(settings).specs[0].size == parse_crops(settings.crops[0]).size
     assert build(tomllib.loads(dump(settings)), "dump") == settings
-
-
-def test_odc_on_imagenet_is_the_published_configuration() -> None:
-    s = build(read_recipe("odc_resnet50_8xb64-steplr-440e_in1k")[0], "recipe")
-    published = {
-        "arch": "resnet50", "sobel": False, "sync_bn": True, "k": 10_000, "epochs": 440, "batch": 512, "lr": 0.06,
-        "momentum": 0.9, "weight_decay": 1e-5, "schedule": "step", "lr_steps": (400,), "lr_gamma": 0.4,
-        "warmup_epochs": 0, "memory_momentum": 0.5, "centroid_every": 10, "min_cluster": 20, "reweight_power": 0.5,
-        "neck_hidden": 512, "neck_dim": 256, "neck_dropout": 0.5, "crops": ("1x224@0.08-1",), "flip": 0.5,
-        "rotation": 2.0, "jitter": (0.4, 0.4, 1.0, 0.5), "jitter_p": 1.0, "grey": 0.2, "eval_size": 224,
-        "eval_resize": 256,
-    }  # fmt: skip
-    assert {name: getattr(s, name) for name in published} == published
-    recipe = train_recipe(s)
-    assert recipe.mean == (0.485, 0.456, 0.406)
-    assert recipe.std == (0.229, 0.224, 0.225)
-    assert recipe.order[:4] == ("flip", "rotation", "jitter", "grey")
-    assert recipe.blur.p == recipe.solarise == 0
 
 
 def test_step_schedule_drops_once() -> None:
@@ -55,9 +38,15 @@ def test_warm_up_and_cosine_have_the_published_values() -> None:
     assert lr_at(5004, 5004, small) == pytest.approx(0.599963, abs=1e-6)
 
 
+def test_a_cosine_by_epoch_moves_once_an_epoch() -> None:
+    s = SwavSettings(epochs=200, lr=0.6, schedule="cosine", final_lr=0.0006, cosine_by_epoch=True)
+    assert lr_at(0, 5004, s) == lr_at(5003, 5004, s) == 0.6
+    assert lr_at(5004, 5004, s) == lr_at(10_007, 5004, s) == pytest.approx(0.599963, abs=1e-6)
+
+
 @pytest.mark.parametrize(("n", "k"), [(1_281_167, 10_000), (10_000, 100), (2_000, 20), (50, 10), (10, 2), (4, 2)])
 def test_default_number_of_clusters(n: int, k: int) -> None:
-    assert default_k(n) == k
+    assert n_clusters(OdcSettings(), n, at_most=10_000) == k
 
 
 @pytest.mark.parametrize(("crop", "resize"), [(32, 32), (96, 110), (224, 256)])
@@ -66,9 +55,10 @@ def test_evaluation_resize(crop: int, resize: int) -> None:
     assert (spec.size, spec.resize) == (crop, resize)
 
 
-def test_settings_are_frozen_and_complete() -> None:
-    s = OdcSettings()
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_are_frozen_and_complete(method: str) -> None:
+    settings = METHODS[method]
     with pytest.raises(Exception, match="frozen"):
-        s.lr = 1.0  # type: ignore[misc]
-    undocumented = [name for name, field in OdcSettings.model_fields.items() if not field.description]
+        settings(method=method).lr = 1.0  # type: ignore[misc]
+    undocumented = [name for name, field in settings.model_fields.items() if not field.description]
     assert undocumented == ["method"]

@@ -9,8 +9,9 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pretrain.config import METHODS, Machine, Settings, build, nearest, read_recipe, recipe_for, recipe_names
+from pretrain.config import METHODS, Machine, Settings
 from pretrain.errors import BadInput, TrainingFailed
+from pretrain.recipe_files import build, nearest, read_recipe, recipe_for, recipe_names
 
 USAGE = """\
 usage: pretrain METHOD [options]          on embedded images; or on yours, with ResNet-50: --data folder:PATH

@@ -1,24 +1,12 @@
-"""What a run can be told: one frozen model a method, read from a recipe (TOML) and overridden by the command line.
-
-A recipe is flat: `method = "odc"`, then any field below; its `[about]` table is for `recipes` and for readers.
-Unknown keys fail and name the nearest known one.
-"""
+"""What a run can be told: one frozen model a method, read from a recipe (`recipe_files.py`) and overridden by options."""
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
-from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import tomli_w
 from multicrop_aug import CropSpec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError
-
-from pretrain.errors import BadInput
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 _CROPS = re.compile(r"^(\d+)x(\d+)(?:@([\d.]+)-([\d.]+))?$")
 
@@ -69,6 +57,14 @@ class Data(_Settings):
     """Probability of the colour jitter."""
     grey: Share = 0.2
     """Probability of grey."""
+    blur: Share = 0.0
+    """Probability of a Gaussian blur of 0.1 to 2 pixels."""
+    solarise: Share = 0.0
+    """Probability of inverting the bright half of the values."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from red, green and blue in [0, 1]."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Divisors after that; the official SwAV code has 0.228 first."""
     eval_size: PositiveInt | None = None
     """Side of the centre crop for features and scores; that of the first crops if not given."""
     eval_resize: PositiveInt | None = None
@@ -86,6 +82,10 @@ class Network(_Settings):
     """Factor on the channels of the backbone."""
     sobel: bool = False
     """Put fixed Sobel filters before the backbone, so that it sees edges and no colour."""
+    zero_init_residual: bool = False
+    """Start the last batch norm of each block at zero."""
+    weights: str | None = None
+    """Start from this backbone file instead of random numbers; any file that sobel_resnet.load_backbone reads."""
 
 
 class Training(_Settings):
@@ -99,14 +99,22 @@ class Training(_Settings):
     """Stop after this many steps, all else unchanged."""
     batch: PositiveInt = 512
     """Images a step, over all processes."""
+    micro_batch: PositiveInt | None = None
+    """Images that a process holds activations of at once; a larger batch is run in parts, at a third more work."""
+    drop_last: bool = False
+    """Leave out the images after the last full batch of an epoch, instead of filling it from the epoch's start."""
+    optimizer: Literal["sgd", "larc", "lars", "clipped-lars", "adam"] = "sgd"
+    """SGD; LARC as SwAV, LARS as MMSelfSup, LARS with clipping as solo-learn (docs/methods/optimizers.md); Adam."""
     lr: float = Field(0.06, gt=0)
-    """Learning rate of SGD."""
+    """Learning rate."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of SGD."""
+    """Momentum; Adam has its own."""
     weight_decay: float = Field(1e-5, ge=0)
-    """Weight decay of SGD."""
+    """Weight decay."""
     schedule: Literal["step", "cosine"] = "step"
-    """Learning rate: times --lr-gamma at each epoch of --lr-steps, or a cosine to --final-lr, step by step."""
+    """Learning rate: times --lr-gamma at each epoch of --lr-steps, or a cosine to --final-lr."""
+    cosine_by_epoch: bool = False
+    """Let the cosine move once an epoch instead of every step."""
     lr_steps: tuple[int, ...] = ()
     """Epochs at which the learning rate drops; none = constant."""
     lr_gamma: float = Field(0.1, gt=0)
@@ -144,14 +152,38 @@ class Machine(_Settings):
     """Write report.html at the end."""
     quiet: bool = False
     """Print only the result."""
+    on_collapse: Literal["stop", "warn"] = "stop"
+    """When all images become one to the network: end with exit code 3, or say so and go on."""
 
 
-class OdcSettings(Machine, Training, Network, Data):
+class Settings(Machine, Training, Network, Data):
+    """clusters"""
+
+    method: str
+    k: int | None = Field(None, ge=2)
+    """Number of clusters or prototypes; chosen by the number of images if not given."""
+
+
+class DeepClusterSettings(Settings):
+    """DeepCluster"""
+
+    method: Literal["deepcluster"] = "deepcluster"
+    pca_dim: int = Field(256, ge=0)
+    """Whitened principal components that are clustered, at most what the features have; 0 = the features themselves."""
+    kmeans_iters: PositiveInt = 20
+    """Iterations of k-means, once an epoch."""
+    balanced: bool = True
+    """Draw the images of an epoch evenly over the clusters."""
+    reweight_power: float = Field(0.0, ge=0)
+    """Loss weight of a cluster = size to the minus this power; the papers' alternative to balanced drawing is 0.5."""
+    head_lr: float = Field(1.0, gt=0)
+    """Factor on the learning rate of the head, which has no momentum and starts anew each epoch."""
+
+
+class OdcSettings(Settings):
     """Online Deep Clustering"""
 
     method: Literal["odc"] = "odc"
-    k: int | None = Field(None, ge=2)
-    """Number of clusters; about one for 100 images if not given."""
     memory_momentum: Share = 0.5
     """Weight of the new feature in the samples memory."""
     centroid_every: PositiveInt = 10
@@ -170,70 +202,51 @@ class OdcSettings(Machine, Training, Network, Data):
     """Dropout in the neck."""
 
 
-Settings = OdcSettings
-METHODS: dict[str, type[OdcSettings]] = {"odc": OdcSettings}
-PHOTOGRAPHS = ("folder:", "list:", "tar:", "stl10")  # sources of images of any size
+class _Projected(Settings):
+    """projection head"""
+
+    crops_for_codes: PositiveInt = 2
+    """The first so many crops of an image give its clusters; all crops predict them."""
+    temperature: float = Field(0.1, gt=0)
+    """Of the softmax over clusters or prototypes."""
+    hidden: PositiveInt = 2048
+    """Width of the projection head's hidden layer."""
+    dim: PositiveInt = 128
+    """Dimension of the embeddings."""
 
 
-def recipe_for(method: str, data: str | None) -> str:
-    """The recipe of `pretrain METHOD`: a small network for small images, ResNet-50 at 224 px for photographs."""
-    return f"{method}_photos" if data and data.startswith(PHOTOGRAPHS) else f"{method}_shapes"
+class DeepClusterV2Settings(_Projected):
+    """DeepCluster-v2"""
+
+    method: Literal["deepcluster_v2"] = "deepcluster_v2"
+    n_heads: PositiveInt = 3
+    """Clusterings, each with its own loss; they take turns with the crops that give clusters."""
+    kmeans_iters: PositiveInt = 10
+    """Iterations of spherical k-means, once an epoch for each clustering."""
+    warm_start: bool = False
+    """Begin k-means with the centroids of the epoch before, so that clusters keep their number."""
 
 
-def recipe_names() -> list[str]:
-    return sorted(f.name.removesuffix(".toml") for f in _recipes().iterdir() if f.name.endswith(".toml"))
+class SwavSettings(_Projected):
+    """SwAV"""
+
+    method: Literal["swav"] = "swav"
+    epsilon: float = Field(0.05, ge=1e-3, le=1)
+    """Sinkhorn's entropy weight, in units of the scores; smaller makes harder codes."""
+    sinkhorn_iters: PositiveInt = 3
+    """Sinkhorn iterations."""
+    freeze_prototypes_steps: int = Field(0, ge=0)
+    """Steps before the prototypes begin to learn."""
+    queue: int | None = Field(None, ge=0)
+    """Embeddings kept from earlier steps, a multiple of the batch, that share the codes' balance; 0 = none. If not
+    given: none where a batch has at least one image for each prototype, else enough to have them."""
+    queue_from_epoch: int = Field(15, ge=0)
+    """Epoch (the first is 0) that begins to fill the queue; it is used as soon as it is full."""
 
 
-def read_recipe(name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """A recipe by name, or any TOML file by path -> (its settings, its `[about]` table)."""
-    if name.endswith(".toml"):
-        try:
-            text = Path(name).read_text()
-        except OSError as error:
-            raise BadInput(f"--recipe {name}: {error.strerror}") from None
-    elif name in recipe_names():
-        text = (_recipes() / f"{name}.toml").read_text()
-    else:
-        raise BadInput(f"unknown recipe '{name}'{nearest(name, recipe_names())}; `pretrain recipes` lists them")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{name}: not a TOML file ({error})") from None
-    return values, values.pop("about", {})
-
-
-def build(values: Mapping[str, Any], source: str) -> Settings:
-    """Check `values` and freeze them; `source` is what an error message points at."""
-    method = values.get("method")
-    if method not in METHODS:
-        raise BadInput(f"{source}: method must be one of {', '.join(METHODS)}, got {method!r}")
-    settings = METHODS[str(method)]
-    try:
-        return settings.model_validate(values)
-    except ValidationError as error:
-        raise BadInput(f"{source}: {_one_line(error, list(settings.model_fields))}") from None
-
-
-def dump(settings: Settings) -> str:
-    """The settings as TOML, whole, such that `--recipe config.toml` repeats the run."""
-    return tomli_w.dumps(settings.model_dump(exclude_none=True))
-
-
-def nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean '{close[0]}'?" if close else ""
-
-
-def _one_line(error: ValidationError, known: list[str]) -> str:
-    first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{name}'{nearest(name, known)}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    verb = "" if first["type"] == "value_error" else "should be "
-    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-    return f"{name.replace('_', '-')} {verb}{message}{got}" if verb else f"{name.replace('_', '-')}: {message}"
-
-
-def _recipes() -> Any:
-    return resources.files("pretrain") / "recipes"
+METHODS: dict[str, type[Settings]] = {
+    "deepcluster": DeepClusterSettings,
+    "odc": OdcSettings,
+    "deepcluster_v2": DeepClusterV2Settings,
+    "swav": SwavSettings,
+}

@@ -10,12 +10,11 @@ import math
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 import torch
 from indexed_images import CorruptImage, IndexedImages, NoSuchSplit, open_images
-from multicrop_aug import Jitter, Recipe, evaluation, odc, render
+from multicrop_aug import Blur, Jitter, Recipe, evaluation, render
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -132,19 +131,22 @@ def _default_workers(resident: bool, cuda: bool) -> int:
 
 
 def train_recipe(data: Data) -> Recipe:
-    """The crops and photometric changes that the settings ask for, in ODC's order."""
+    """The crops and photometric changes that the settings ask for."""
     brightness, contrast, saturation, hue = data.jitter
-    return replace(
-        odc(),
+    return Recipe(
         specs=tuple(parse_crops(text) for text in data.crops),
-        flip=data.flip,
+        flip=data.flip,  # first: MMSelfSup flips last in SwAV, which is the same, as nothing but rotation knows left
         rotation_degrees=data.rotation,
         jitter=Jitter(brightness, contrast, saturation, hue, p=data.jitter_p),
         grey=data.grey,
+        blur=Blur(p=data.blur),
+        solarise=data.solarise,
+        mean=data.mean,
+        std=data.std,
     )
 
 
 def eval_recipe(data: Data) -> Recipe:
     size = data.eval_size or parse_crops(data.crops[0]).size
     resize = data.eval_resize or (size if size < 96 else math.ceil(size * 8 / 7))
-    return evaluation(size, resize=resize)
+    return evaluation(size, resize=resize, mean=data.mean, std=data.std)

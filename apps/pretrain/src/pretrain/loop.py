@@ -11,25 +11,23 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from sobel_resnet import resnet18, resnet34, resnet50, resnet101, save_backbone
-from torch import Tensor, nn
+from sobel_resnet import save_backbone
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from pretrain.build import build_method, build_optimizer, prepare_step
 from pretrain.config import Settings
 from pretrain.data import Loader, eval_recipe, open_for_training, open_for_validation, train_recipe
 from pretrain.errors import BadInput, TrainingFailed
 from pretrain.evaluate import KnnScore
 from pretrain.interrupt import Interrupted, StopSignal
 from pretrain.keys import key, permutation
-from pretrain.methods.odc import Odc
 from pretrain.report import write_report
 from pretrain.run import Run
 from pretrain.run_folder import RunFolder
 from pretrain.schedule import lr_at
 from pretrain.terminal import Screen, duration
-
-BACKBONES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50, "resnet101": resnet101}
-METHODS = {"odc": Odc}
+from pretrain.watch import Watch
 
 
 def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
@@ -51,7 +49,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         raise BadInput(f"--data {settings.data}: {n} image(s), and clustering needs at least 4, better hundreds")
     if batch % world:
         raise BadInput(f"--batch {batch} cannot be shared by {world} processes; take a multiple of {world}")
-    steps_per_epoch = math.ceil(n / batch)
+    steps_per_epoch = n // batch if settings.drop_last else math.ceil(n / batch)
     last_step = min(settings.epochs * steps_per_epoch, settings.max_steps or 2**62)
 
     cuda = fabric.device.type == "cuda"
@@ -59,18 +57,13 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     centres_of = Loader(images, eval_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
 
     # ---- network ----
-    backbone = BACKBONES[settings.arch](
-        sobel=settings.sobel, stem=settings.stem, width=settings.width, seed=key(settings.seed, "backbone")
-    )
-    if world > 1 and settings.sync_bn and cuda:
-        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
     group = torch.distributed.group.WORLD if world > 1 else None
-    method = METHODS[settings.method](backbone, settings, n, group)
-    method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sgd = torch.optim.SGD(_parameter_groups(method, settings), settings.lr, weight_decay=settings.weight_decay)
-    network, optimizer = fabric.setup(method, sgd)
+    method = build_method(settings, n, group, sync_bn=world > 1 and settings.sync_bn and cuda)
+    backbone = method.backbone
+    network, optimizer = fabric.setup(method, build_optimizer(method, settings))
     network.mark_forward_method("loss")
-    run = Run(fabric, method, centres_of, n, steps_per_epoch, batch, progress=screen.doing)
+    run = Run(fabric, method, centres_of, crops_of, n, steps_per_epoch, batch, progress=screen.doing)
+    watch = Watch(method, steps_per_epoch, settings.lr, stop=settings.on_collapse == "stop")
     score = None
     if images.labels is not None:
         score = KnnScore.prepare(images.labels, settings.knn_images, settings.seed)
@@ -134,7 +127,6 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         stop.defer()  # from here on a signal ends the run after the step at hand
 
         # ---- loop ----
-        remedies = f"lower --lr ({settings.lr:g} now), add --warmup-epochs, or use --precision 32"
         losses = [torch.tensor(loss, device=fabric.device) for loss in saved.get("losses", [])]
         window_s, window_steps = time.monotonic(), 0
         every = settings.checkpoint_every or min(1000, steps_per_epoch)
@@ -155,9 +147,6 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                 b.tensor_split(world)[rank] for b in order.split(batch)[done : last_step - epoch * steps_per_epoch]
             ]
             for crops, indices in crops_of.batches(epoch, batches):
-                lr = lr_at(run.step, steps_per_epoch, settings)
-                for parameters in optimizer.param_groups:
-                    parameters["lr"] = lr * parameters["lr_factor"]
                 torch.manual_seed(key(settings.seed, "dropout", run.step, rank))  # the one use of a global generator
                 crops = [c.to(fabric.device, memory_format=torch.channels_last, non_blocking=True) for c in crops]
                 indices = indices.to(fabric.device, non_blocking=True)
@@ -165,11 +154,15 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                 loss = network.loss(crops, indices)
                 optimizer.zero_grad()
                 fabric.backward(loss)
+                lr = lr_at(run.step, steps_per_epoch, settings)
+                prepare_step(optimizer, run.step, lr)
                 optimizer.step()
                 try:
                     method.after_step(run, indices)
                 except ValueError as error:  # a memory refuses rows that are not finite before they can spoil it
-                    raise TrainingFailed(f"step {run.step + 1}: {error}; {remedies}") from None
+                    raise TrainingFailed(
+                        f"step {run.step + 1}: {error}; lower --lr ({settings.lr:g} now), or use --precision 32"
+                    ) from None
 
                 run.step += 1
                 losses.append(loss.detach())
@@ -183,11 +176,12 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                         "loss": float(torch.stack(losses).mean()),
                         "lr": lr,
                         **method.figures(),
+                        **watch.figures(),
                         "images_per_s": rate * batch,
                     }
-                    if not math.isfinite(figures["loss"]):
-                        raise TrainingFailed(f"step {run.step}: the loss is {figures['loss']}; {remedies}")
                     record(figures)
+                    if warning := watch.look(figures):
+                        screen.say(warning)
                     left_s = (last_step - run.step) / rate
                     share = run.step / last_step
                     screen.step(
@@ -210,6 +204,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         if knn is not None:
             final |= {"knn_top1": knn, "knn_top1_random_init": knn_before}
         features = run.extract(backbone, what="features for the report") if settings.report else None
+        assignments = method.assign(run) if settings.report else None
         if main:
             about = {
                 "method": settings.method,
@@ -221,7 +216,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             final["wall_s"] = saved.get("wall_s", 0.0) + time.monotonic() - began
             record(final)
             if features is not None:
-                write_report(folder, settings, images, features, method.assignments)
+                write_report(folder, settings, images, features, assignments)
     if board is not None:
         board.close()
     scored = f"kNN top-1  {knn_before:.1f} % -> {knn:.1f} %   (random network -> trained)\n" if knn is not None else ""
@@ -272,17 +267,6 @@ def _is_before(line: dict[str, Any], step: int) -> bool:
     return "final" not in line and (line["step"] < step or ("loss" in line and line["step"] == step))
 
 
-def _parameter_groups(method: nn.Module, settings: Settings) -> list[dict[str, Any]]:
-    """The head goes without momentum, as its targets change under it (ODC, DeepCluster)."""
-    named = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
-    head = [p for name, p in named if name.startswith("head.")]
-    others = [p for name, p in named if not name.startswith("head.")]
-    return [
-        {"params": others, "momentum": settings.momentum, "lr_factor": 1.0},
-        {"params": head, "momentum": 0.0, "lr_factor": settings.head_lr},
-    ]
-
-
 def _whole_batches(order: Tensor, length: int) -> Tensor:
-    """Pad with the order's own head, so that every batch is full: a last batch of one image would break batch norm."""
-    return torch.cat([order, order[: length - len(order)]])
+    """Cut, or pad with the order's own head, so that every batch is full: one image alone would break batch norm."""
+    return torch.cat([order, order[: max(0, length - len(order))]])[:length]

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain import figures
-from pretrain.config import Settings, dump
+from pretrain.config import Settings
 from pretrain.keys import generator
+from pretrain.recipe_files import dump
 from pretrain.run_folder import RunFolder
 from pretrain.terminal import duration
 

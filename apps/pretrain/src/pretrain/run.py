@@ -18,7 +18,8 @@ from pretrain.data import Loader
 class Run:
     fabric: Fabric
     method: nn.Module
-    loader: Loader  # images of the training set, as the evaluation recipe crops them
+    centres: Loader  # images of the training set, as the evaluation recipe crops them
+    crops: Loader  # the same images, as the training recipe crops them
     n_images: int
     steps_per_epoch: int
     batch: int
@@ -29,6 +30,14 @@ class Run:
     def group(self) -> Any:
         """The process group for collectives; None when this process is alone."""
         return dist.group.WORLD if self.fabric.world_size > 1 else None
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This rank's part of rows that all ranks have, as views."""
+        return rows.tensor_split(self.fabric.world_size)[self.fabric.global_rank]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks in order of rank; `gather(share(rows))` equals rows. Collective."""
+        return rows if self.group is None else _gather_rows(rows, self.group)
 
     def extract(
         self,
@@ -43,10 +52,27 @@ class Run:
 
         network: takes (B, 3, S, S) centre crops; run in evaluation mode, without gradients. With `batch_statistics`,
         batch norm works as in training, on the statistics of the batch, which it also learns from. Collective."""
-        loader = loader or self.loader
+        loader = loader or self.centres
         indices = torch.arange(len(loader)) if indices is None else indices
-        mine = indices.tensor_split(self.fabric.world_size)[self.fabric.global_rank]
-        batches = mine.split(max(1, min(256, self.batch)))
+        return self._pass(lambda crops: network(crops[0]), loader, indices, batch_statistics, what)
+
+    def extract_crops(self, network: Callable[[list[Tensor]], Tensor], indices: Tensor, *, what: str) -> Tensor:
+        """As `extract`, from the training crops of epoch 0 (all V at once), with batch statistics. Collective."""
+        return self._pass(network, self.crops, indices, True, what)
+
+    def _pass(
+        self,
+        network: Callable[[list[Tensor]], Tensor],
+        loader: Loader,
+        indices: Tensor,
+        batch_statistics: bool,
+        what: str,
+    ) -> Tensor:
+        world, size = self.fabric.world_size, max(1, min(256, self.batch))
+        mine = self.share(indices)
+        # as many batches on every rank: synchronised batch norm would wait for ever for one that has fewer
+        n_batches = max(1, -(-(-(-len(indices) // world)) // size))
+        batches = [b for b in mine.split(max(1, -(-len(mine) // n_batches))) if len(b)]
         training = self.method.training
         self.method.eval()
         for module in self.method.modules():
@@ -54,21 +80,21 @@ class Run:
                 module.train(batch_statistics)
         parts: list[Tensor] = []
         with torch.inference_mode(), self.fabric.autocast():
-            for i, (crops, _) in enumerate(loader.batches(0, list(batches))):
-                parts.append(network(self.fabric.to_device(crops[0])).float())
+            for i, (crops, _) in enumerate(loader.batches(0, batches)):
+                parts.append(network([self.fabric.to_device(crop) for crop in crops]).float())
                 self.progress(what, (i + 1) / len(batches))
         self.method.train(training)
-        features = torch.cat(parts).clone()  # cloned: a tensor of inference mode may not take part in training
-        return features if self.group is None else _gather_rows(features, self.group)
+        # cloned: a tensor of inference mode may not take part in training
+        return self.gather(torch.cat(parts).clone())
 
 
 def _gather_rows(rows: Tensor, group: Any) -> Tensor:
-    """Rows of all ranks in order of rank; ranks may hold one row more or less than others."""
+    """Ranks may hold one row more or less than others."""
     n = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(n) for _ in range(dist.get_world_size(group))]
     dist.all_gather(counts, n, group=group)
     longest = int(max(counts))
-    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), rows.shape[1])])
+    padded = torch.cat([rows, rows.new_zeros(longest - len(rows), *rows.shape[1:])])
     gathered = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(gathered, padded, group=group)
     return torch.cat([part[: int(count)] for part, count in zip(gathered, counts, strict=True)])

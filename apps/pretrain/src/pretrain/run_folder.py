@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from pretrain.config import Settings, build, dump, read_recipe
+from pretrain.config import Settings
 from pretrain.errors import BadInput
+from pretrain.recipe_files import build, dump, read_recipe
 
 
 class RunFolder:

@@ -11,6 +11,8 @@ def lr_at(step: int, steps_per_epoch: int, settings: Training) -> float:
     if step < warmup:
         return settings.warmup_lr + (settings.lr - settings.warmup_lr) * step / max(warmup - 1, 1)
     if settings.schedule == "cosine":
+        if settings.cosine_by_epoch:
+            step -= step % steps_per_epoch
         t, n = step - warmup, settings.epochs * steps_per_epoch - warmup
         return settings.final_lr + 0.5 * (settings.lr - settings.final_lr) * (1 + math.cos(math.pi * t / n))
     epoch = step // steps_per_epoch

@@ -13,6 +13,8 @@ Both memories are `cluster_memory.OnlineClusters`; this file is the order in whi
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from cluster_memory import KMeans, OnlineClusters, cluster_stats
 from sobel_resnet import OdcNeck, ResNet
@@ -20,23 +22,19 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from pretrain.config import OdcSettings
-from pretrain.errors import BadInput
 from pretrain.keys import generator, key, permutation, with_replacement
+from pretrain.method import Method, n_clusters
+from pretrain.parts import in_parts
 from pretrain.run import Run
 
 
-class Odc(nn.Module):
+class Odc(Method):
     def __init__(
         self, backbone: ResNet, settings: OdcSettings, n_images: int, group: ProcessGroup | None = None
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.k = settings.k or default_k(n_images)
-        if self.k > n_images:
-            raise BadInput(
-                f"--k {self.k} is more than the {n_images} images; "
-                f"leave --k out or take at most {default_k(n_images)}, about one cluster for 100 images"
-            )
+        self.k = n_clusters(settings, n_images, at_most=10_000)
         self.backbone = backbone
         self.neck = OdcNeck(
             backbone.num_features,
@@ -57,6 +55,11 @@ class Odc(nn.Module):
             seed=key(settings.seed, "memory"),
             group=group,
         )
+        self.remedies = (
+            f"fewer clusters (--k {max(2, self.k // 2)})",
+            f"a lower learning rate (--lr {settings.lr / 3:.2g})",
+            "a head that keeps up with the labels (--head-lr 10)",
+        )
 
     def start(self, run: Run) -> None:
         # Batch statistics, as in the steps that follow: by the untrained running ones z would be another feature, and
@@ -71,22 +74,21 @@ class Odc(nn.Module):
         return with_replacement(run.n_images, run.steps_per_epoch * run.batch, self.settings.seed, "order", epoch)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
-        z = self.neck(self.backbone(crops))  # (B, D)
+        z = in_parts(lambda part: self.neck(self.backbone(part)), crops, self.settings.micro_batch, self)  # (V B, D)
         self.embeddings = z.detach()
         return F.cross_entropy(
             self.head(z).float(),
-            self.memory.assignments[indices],
+            self.memory.assignments[indices].repeat(len(crops)),
             weight=self.memory.loss_weights(self.settings.reweight_power),
         )
 
     def after_step(self, run: Run, indices: Tensor) -> None:
-        self.change = self.memory.update(indices, self.embeddings)
+        self.change = self.memory.update(indices, self.embeddings[: len(indices)])  # the first crop's
         if (run.step + 1) % self.settings.centroid_every == 0:
             self.memory.update_centroids()
         self.memory.split_small_clusters()
 
-    @property
-    def assignments(self) -> Tensor:
+    def assign(self, run: Run) -> Tensor:
         return self.memory.assignments
 
     def figures(self) -> dict[str, float]:
@@ -98,7 +100,8 @@ class Odc(nn.Module):
             "effective_clusters": stats.effective_clusters,
         }
 
-
-def default_k(n_images: int) -> int:
-    """One cluster for 100 images, at most ImageNet's 10,000, at least 20 where five images each can fill them."""
-    return max(2, min(10_000, max(n_images // 100, min(n_images // 5, 20))))
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The head goes without momentum, as its targets change under it."""
+        others = [*self.backbone.parameters(), *self.neck.parameters()]
+        head = {"params": list(self.head.parameters()), "momentum": 0.0, "lr_factor": self.settings.head_lr}
+        return [{"params": others}, head]

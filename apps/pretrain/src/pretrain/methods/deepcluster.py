@@ -1,0 +1,104 @@
+"""DeepCluster (Caron et al. 2018, arXiv:1807.05520): cluster, then learn the clusters as if they were classes.
+
+    every epoch  features of all images -> PCA, whitening, unit rows -> k-means -> labels
+                 the head starts anew; images are drawn evenly over the clusters
+    every step   loss = cross-entropy(head(backbone(crop)), labels of the batch)
+
+Labels are a buffer, looked up by image index in the loss: no worker holds a copy that could grow stale.
+"""
+
+# B images of this process, V crops of each, N of the data set, D dimension of the features, K clusters
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from cluster_memory import KMeans, PCAWhitening, balanced_indices, cluster_stats
+from sobel_resnet import ResNet
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from pretrain.config import DeepClusterSettings
+from pretrain.errors import TrainingFailed
+from pretrain.keys import generator, key
+from pretrain.method import Method, n_clusters
+from pretrain.parts import in_parts
+from pretrain.run import Run
+
+
+class DeepCluster(Method):
+    labels: Tensor
+    nmi: Tensor
+
+    def __init__(
+        self, backbone: ResNet, settings: DeepClusterSettings, n_images: int, group: ProcessGroup | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.k = n_clusters(settings, n_images, at_most=10_000)
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.num_features, self.k)
+        self.register_buffer("labels", torch.full((n_images,), -100))  # (N,) int64
+        self.register_buffer("nmi", torch.full((), torch.nan))  # of the last two clusterings
+        self.remedies = (
+            f"fewer clusters (--k {max(2, self.k // 2)})",
+            f"a lower learning rate (--lr {settings.lr / 3:.2g})",
+            "--sobel, if clusters are of colours",
+        )
+
+    def begin_epoch(self, run: Run, epoch: int) -> Tensor | None:
+        try:
+            labels = self.cluster(run, epoch)
+        except ValueError as error:  # features that are all the same, or not finite
+            raise TrainingFailed(f"clusters of epoch {epoch + 1}: {error}; look at the images, or lower --lr") from None
+        if epoch:
+            self.nmi.fill_(cluster_stats(labels, self.k, previous=self.labels).nmi)
+        self.labels.copy_(labels)
+        self.renew_head(epoch)
+        if not self.settings.balanced:
+            return None
+        n = run.steps_per_epoch * run.batch
+        return balanced_indices(labels.cpu(), n, key(self.settings.seed, "order", epoch))
+
+    def cluster(self, run: Run, epoch: int) -> Tensor:
+        """(N,) labels out of the features as they are now."""
+        x = run.extract(self.backbone, what=f"features for the clusters of epoch {epoch + 1}")  # (N, D)
+        if self.settings.pca_dim:
+            x = PCAWhitening(self.settings.pca_dim, at_most=True).fit(x).transform(x)
+        else:
+            x = F.normalize(x)
+        seed = key(self.settings.seed, "clusters", epoch)
+        clusters = KMeans(self.k, n_iters=self.settings.kmeans_iters, seed=seed, group=run.group).fit(run.share(x))
+        return run.gather(clusters.assignments)
+
+    def renew_head(self, epoch: int) -> None:
+        """The new clusters are numbered anew, so what the head knew of the old ones is worth nothing."""
+        nn.init.normal_(self.head.weight, std=0.01, generator=generator(self.settings.seed, "head", epoch))
+        nn.init.zeros_(self.head.bias)
+
+    def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
+        features = in_parts(self.backbone, crops, self.settings.micro_batch, self)  # (V B, D)
+        self.embeddings = features.detach()
+        labels = self.labels[indices].repeat(len(crops))
+        return F.cross_entropy(self.head(features).float(), labels, weight=self.loss_weights())
+
+    def loss_weights(self) -> Tensor | None:
+        """(K,), size to the minus `reweight_power`; the mean of the loss takes their scale away."""
+        if not self.settings.reweight_power:
+            return None
+        sizes = torch.bincount(self.labels, minlength=self.k)
+        return sizes.clamp(min=1).float().pow(-self.settings.reweight_power)
+
+    def assign(self, run: Run) -> Tensor:
+        return self.labels
+
+    def figures(self) -> dict[str, float]:
+        stats = cluster_stats(self.labels, self.k)
+        sizes = {"smallest": stats.smallest, "largest": stats.largest, "effective_clusters": stats.effective_clusters}
+        return sizes if self.nmi.isnan() else sizes | {"nmi": float(self.nmi)}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        head = {"params": list(self.head.parameters()), "momentum": 0.0, "lr_factor": self.settings.head_lr}
+        return [{"params": list(self.backbone.parameters())}, head]

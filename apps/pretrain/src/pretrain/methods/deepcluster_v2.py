@@ -1,0 +1,106 @@
+"""DeepCluster-v2 (Caron et al. 2020, arXiv:2006.09882, appendix D): clusters of an epoch ago as targets.
+
+    start        one pass without learning: bank <- embeddings z of the crops that give clusters
+    every epoch  spherical k-means of the bank, once a head -> labels, centroids; images not in the bank get none
+    every step   loss = mean over heads h, crops v:  cross-entropy(z_v . centroids_h / temperature, labels_h)
+                 bank of the batch <- z of the crops that give clusters
+
+The centroids are the prototypes: they are set by k-means and never trained.
+"""
+
+# B images of this process, V crops of each, N of the data set, D dimension of z, K clusters, H heads
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from cluster_memory import EpochBank, cluster_stats
+from sobel_resnet import Projector, ResNet
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from pretrain.config import DeepClusterV2Settings
+from pretrain.errors import TrainingFailed
+from pretrain.keys import key, permutation
+from pretrain.method import Method, n_clusters
+from pretrain.parts import in_parts
+from pretrain.run import Run
+
+
+class DeepClusterV2(Method):
+    labels: Tensor
+    centroids: Tensor
+    nmi: Tensor
+
+    def __init__(
+        self, backbone: ResNet, settings: DeepClusterV2Settings, n_images: int, group: ProcessGroup | None = None
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.k = n_clusters(settings, n_images, at_most=3000)
+        self.backbone = backbone
+        self.projector = Projector(
+            backbone.num_features, settings.hidden, settings.dim, seed=key(settings.seed, "projector")
+        )
+        self.bank = EpochBank(n_images, settings.dim, settings.crops_for_codes, group)
+        self.register_buffer("labels", torch.full((settings.n_heads, n_images), -100))  # (H, N) int64
+        self.register_buffer("centroids", torch.zeros(settings.n_heads, self.k, settings.dim))  # (H, K, D)
+        self.register_buffer("nmi", torch.full((), torch.nan))  # of the last two clusterings, first head
+        self.remedies = (
+            f"fewer clusters (--k {max(2, self.k // 2)})",
+            f"a lower learning rate (--lr {settings.lr / 3:.2g}) or a warm-up (--warmup-epochs)",
+            "larger first crops (--crops), so that an image's crops agree",
+        )
+
+    def start(self, run: Run) -> None:
+        n_codes = self.settings.crops_for_codes
+
+        def embed(crops: list[Tensor]) -> Tensor:  # a crop at a time, so that no statistics mix them
+            return torch.cat([self.projector(self.backbone(crop)) for crop in crops[:n_codes]], dim=1)
+
+        order = permutation(run.n_images, self.settings.seed, "start")[: run.steps_per_epoch * run.batch]
+        z = run.extract_crops(embed, order, what="first embeddings")  # (n, V D)
+        z = run.share(z).unflatten(1, (n_codes, -1)).transpose(0, 1)
+        self.bank.write(run.share(order), z)
+
+    def begin_epoch(self, run: Run, epoch: int) -> None:
+        s = self.settings
+        warm_start = self.centroids if s.warm_start and epoch else None
+        try:
+            labels, centroids = self.bank.cluster(
+                self.k, s.n_heads, s.kmeans_iters, seed=s.seed, epoch=epoch, warm_start=warm_start
+            )
+        except ValueError as error:
+            raise TrainingFailed(f"clusters of epoch {epoch + 1}: {error}") from None
+        if epoch:
+            self.nmi.fill_(cluster_stats(labels[0], self.k, previous=self.labels[0]).nmi)
+        self.labels.copy_(labels)
+        self.centroids.copy_(centroids)
+
+    def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
+        z = in_parts(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
+        self.embeddings = z.detach()  # (V B, D), unit rows, float32
+        with torch.autocast(z.device.type, enabled=False):
+            losses = [
+                _cross_entropy(z @ centroids.T / self.settings.temperature, labels[indices].repeat(len(crops)))
+                for centroids, labels in zip(self.centroids, self.labels, strict=True)
+            ]
+        return torch.stack(losses).mean()
+
+    def after_step(self, run: Run, indices: Tensor) -> None:
+        n_codes = self.settings.crops_for_codes
+        self.bank.write(indices, self.embeddings.unflatten(0, (-1, len(indices)))[:n_codes])
+
+    def assign(self, run: Run) -> Tensor:
+        z = run.extract(lambda x: self.projector(self.backbone(x)), what="clusters of all images")
+        return (z @ self.centroids[0].T).argmax(1)
+
+    def figures(self) -> dict[str, float]:
+        stats = cluster_stats(self.labels[0], self.k)
+        sizes = {"smallest": stats.smallest, "largest": stats.largest, "effective_clusters": stats.effective_clusters}
+        return sizes if self.nmi.isnan() else sizes | {"nmi": float(self.nmi)}
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the rows that have a label; 0, not NaN, if none has."""
+    return F.cross_entropy(logits, labels, reduction="sum") / (labels >= 0).sum().clamp(min=1)

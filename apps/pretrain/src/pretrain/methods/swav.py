@@ -1,0 +1,108 @@
+"""SwAV (Caron et al. 2020, arXiv:2006.09882): predict the code of one crop from the other crops of the image.
+
+    every step   prototypes c <- unit rows
+                 z_v = unit(projector(backbone(crop v))),  scores_v = z_v . c,  for all crops v
+                 codes q_s = Sinkhorn-Knopp(scores_s) over batch and queue, for the crops s that give codes
+                 loss = mean over s, v != s:  cross-entropy(q_s, softmax(scores_v / temperature))
+                 queue <- z_s
+
+The prototypes learn by gradient, but stay as they are for the first `freeze_prototypes_steps`. The queue is filled from
+epoch `queue_from_epoch` and enters the codes once it is full.
+"""
+
+# B images of this process, V crops of each, D dimension of z, K prototypes
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sinkhorn import EmbeddingQueue, Prototypes, check_equipartition, sinkhorn_knopp, swapped_prediction_loss
+from sobel_resnet import Projector, ResNet
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from pretrain.config import SwavSettings
+from pretrain.errors import BadInput
+from pretrain.keys import key
+from pretrain.method import Method, n_clusters
+from pretrain.parts import in_parts
+from pretrain.run import Run
+
+
+class Swav(Method):
+    queue_open: Tensor
+
+    def __init__(
+        self, backbone: ResNet, settings: SwavSettings, n_images: int, group: ProcessGroup | None = None
+    ) -> None:
+        super().__init__()
+        self.settings, self.group = settings, group
+        self.k = n_clusters(settings, n_images, at_most=3000)
+        batch = min(settings.batch, n_images)
+        length = default_queue(batch, self.k) if settings.queue is None else settings.queue
+        try:
+            check_equipartition(batch, length, self.k)
+        except ValueError as error:
+            raise BadInput(f"no balanced codes are possible: {error}") from None
+        self.backbone = backbone
+        self.projector = Projector(
+            backbone.num_features, settings.hidden, settings.dim, seed=key(settings.seed, "projector")
+        )
+        self.prototypes = Prototypes(settings.dim, self.k, seed=key(settings.seed, "prototypes"))
+        self.queue = EmbeddingQueue(settings.crops_for_codes, length, settings.dim, group=group) if length else None
+        self.register_buffer("queue_open", torch.zeros((), dtype=torch.bool))
+        self.remedies = (
+            f"harder codes (--epsilon {settings.epsilon * 0.6:.2g})",
+            "prototypes that wait longer (--freeze-prototypes-steps, an epoch or two)",
+            f"fewer prototypes (--k {max(2, self.k // 2)}) or a larger --batch",
+        )
+
+    def begin_epoch(self, run: Run, epoch: int) -> None:
+        self.queue_open.fill_(epoch >= self.settings.queue_from_epoch)
+
+    def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
+        self.prototypes.normalise_()
+        z = in_parts(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
+        self.embeddings = z.detach()  # (V B, D)
+        scores = self.prototypes(z).chunk(len(crops))  # V of (B, K) float32
+        self.codes = [self.codes_of(crop, scores[crop].detach()) for crop in range(self.settings.crops_for_codes)]
+        return swapped_prediction_loss(scores, self.codes, self.settings.temperature)
+
+    def codes_of(self, crop: int, scores: Tensor) -> Tensor:
+        """(B, K), balanced over the batches of all ranks and, once it is full, the queue of this crop."""
+        queued = None
+        if self.queue is not None and self.queue.is_full:
+            queued = self.prototypes(self.queue.local()[crop]).detach()
+        s = self.settings
+        return sinkhorn_knopp(scores, epsilon=s.epsilon, n_iters=s.sinkhorn_iters, extra=queued, group=self.group)
+
+    def after_step(self, run: Run, indices: Tensor) -> None:
+        if self.queue is not None and self.queue_open:
+            self.queue.push(self.embeddings.unflatten(0, (-1, len(indices)))[: self.settings.crops_for_codes])
+
+    def assign(self, run: Run) -> Tensor:
+        z = run.extract(lambda x: self.projector(self.backbone(x)), what="clusters of all images")
+        with torch.no_grad():
+            return torch.cat([self.prototypes(rows).argmax(1) for rows in z.split(4096)])
+
+    def figures(self) -> dict[str, float]:
+        codes = torch.cat(self.codes)
+        winners = torch.bincount(codes.argmax(1), minlength=self.k)
+        figures = {
+            "code_entropy": float(torch.special.entr(codes).sum(1).mean()),  # nats; ln K if codes say nothing
+            "effective_clusters": float(torch.special.entr(winners / winners.sum()).sum().exp()),
+        }
+        return figures | ({"queue": int(self.queue.n_valid)} if self.queue is not None else {})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        others = [p for name, p in self.named_parameters() if not name.startswith("prototypes.")]
+        return [
+            {"params": others},
+            {"params": list(self.prototypes.parameters()), "frozen_steps": self.settings.freeze_prototypes_steps},
+        ]
+
+
+def default_queue(batch: int, k: int) -> int:
+    """Enough batches for 1.28 embeddings a prototype, as the paper's 3,840 for 3,000; none if a batch has one each."""
+    return 0 if batch >= k else batch * -(-128 * k // (100 * batch))

@@ -1,0 +1,54 @@
+"""A batch larger than memory: the network runs in parts, the loss sees the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def in_parts(
+    network: Callable[[list[Tensor]], Tensor], crops: list[Tensor], micro_batch: int | None, owner: nn.Module
+) -> Tensor:
+    """network(crops), (V B, D) crop by crop, with the activations of at most `micro_batch` images in memory at a time.
+
+    Values and gradients are those of the whole batch, so codes and centroids that span it do too; only batch norm
+    takes its statistics from each part, as it would on as many GPUs without synchronisation. The parts are run again
+    in the backward pass: a third more work. owner: holds the batch norms, whose running statistics move once."""
+    n = len(crops[0])
+    if micro_batch is None or micro_batch >= n:
+        return network(crops)
+    n_parts = -(-n // micro_batch)  # parts of nearly one size: a last part of one image would break batch norm
+    split = [crop.tensor_split(n_parts) for crop in crops]
+    rows: list[Tensor] = []
+    for part in zip(*split, strict=True):
+        if torch.is_grad_enabled():
+            z = checkpoint(
+                lambda *part: network(list(part)),
+                *part,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _still_statistics(owner)),
+            )
+        else:
+            z = network(list(part))
+        rows.append(z.unflatten(0, (len(crops), -1)))  # (V, b, D)
+    return torch.cat(rows, dim=1).flatten(0, 1)
+
+
+def _still_statistics(owner: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def still() -> Iterator[None]:
+        norms = [m for m in owner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        try:
+            yield
+        finally:
+            for norm, (momentum, n_batches) in zip(norms, before, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, n_batches
+
+    return still()

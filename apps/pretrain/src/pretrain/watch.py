@@ -1,0 +1,70 @@
+"""Is there still something to learn from? Figures that show collapse without labels, and the end of a run that has."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from eval_probes import rankme
+
+from pretrain.errors import TrainingFailed
+from pretrain.method import Method
+
+ROWS = 512  # embeddings whose effective rank is taken
+PATIENCE_EPOCHS, PATIENCE_STEPS = 2, 200  # a sign must last both; a healthy run may begin near ln K
+
+
+class Watch:
+    """Looks at every line of metrics.jsonl. A collapse ends the run with TrainingFailed, or is said once.
+
+    Signs, each for two epochs and at least 200 steps without a break: loss within 1 % of ln K or above; effective rank
+    of the embeddings (RankMe) below 1.2; one cluster for everything; codes within 1 % of uniform. A loss or gradient
+    that is not finite ends the run at once."""
+
+    def __init__(self, method: Method, steps_per_epoch: int, lr: float, *, stop: bool) -> None:
+        self.method, self.stop, self.lr = method, stop, lr
+        self.patience = max(PATIENCE_STEPS, PATIENCE_EPOCHS * steps_per_epoch)
+        self.since: dict[str, int] = {}
+        self.said = False
+
+    def figures(self) -> dict[str, float]:
+        """Of the step at hand, after the backward pass."""
+        rows = self.method.embeddings
+        rows = rows[:: max(1, len(rows) // ROWS)][:ROWS]
+        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        return {"gradient_norm": norm, "rankme": rankme(rows.float()) if rows.isfinite().all() else math.nan}
+
+    def look(self, figures: dict[str, float]) -> str | None:
+        """figures: a line of metrics.jsonl. Returns a warning to say, once."""
+        step = int(figures["step"])
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(figures[name]):
+                raise TrainingFailed(
+                    f"step {step}: the {name.replace('_', ' ')} is {figures[name]}; "
+                    f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
+                )
+        uniform = math.log(self.method.k)
+        signs = {
+            f"the loss is ln K = {uniform:.3f}, that of guessing": figures["loss"] >= 0.99 * uniform,
+            "all images have one embedding (RankMe below 1.2)": figures["rankme"] < 1.2,
+            "all images are in one cluster": figures.get("effective_clusters", math.inf) < 1.05,
+            "the codes are uniform": figures.get("code_entropy", 0.0) >= 0.99 * uniform,
+        }
+        self.since = {sign: self.since.get(sign, step) for sign, on in signs.items() if on}
+        lasting = [sign for sign, first in self.since.items() if step - first >= self.patience]
+        if not lasting or self.said:
+            return None
+        self.said = True
+        shown = ", ".join(
+            f"{name} {figures[name]:.3g}"
+            for name in ("loss", "rankme", "effective_clusters", "code_entropy", "gradient_norm")
+            if name in figures
+        )
+        message = (
+            f"step {step}: collapsed, {' and '.join(lasting)} for {self.patience} steps ({shown}); "
+            f"try {'; or '.join(self.method.remedies)}"
+        )
+        if self.stop:
+            raise TrainingFailed(f"{message}. --on-collapse warn goes on all the same")
+        return message
