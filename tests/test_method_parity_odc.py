@@ -32,7 +32,7 @@ from pretrain.keys import key
 from torch import Tensor
 
 N, B, K = 24, 8, 4
-LR, GAMMA, DECAY, MOMENTUM = 0.05, 0.4, 0.01, 0.6
+LR, GAMMA, DECAY, MOMENTUM = 0.01, 0.4, 0.05, 0.6
 BATCHES = torch.tensor([0, 1, 9, 3, 17, 5, 9, 7]), torch.tensor([1, 20, 5, 11, 23, 8, 5, 17])  # 9 twice, 5 twice
 EXPECTED_LOSSES = 1.812108635, 1.389642962
 SETTINGS: dict[str, Any] = {"k": K, "batch": B, "epochs": 2, "min_cluster": 1, "centroid_every": 2}

@@ -44,7 +44,7 @@ def watched(figures: dict[str, float], *, steps: int, stop: bool = True) -> list
     ],
 )
 def test_a_lasting_sign_ends_the_run(figures: dict[str, float], sign: str) -> None:
-    with pytest.raises(TrainingFailed, match="this .--a 1.; or that .--b 2.") as failure:
+    with pytest.raises(TrainingFailed, match=r"this \(--a 1\); or that \(--b 2\)") as failure:
         watched(figures, steps=300)
     assert sign in str(failure.value)
     assert "--on-collapse warn" in str(failure.value)

@@ -46,8 +46,8 @@ SWAV: dict[str, Any] = {
     "eval_resize": 256, "std": (0.228, 0.224, 0.225), **DISTORTIONS, **LARGE_BATCH, **HEAD,
 }  # fmt: skip
 SMALL_BATCH: dict[str, Any] = {
-    "batch": 256, "lr": 0.6, "final_lr": 0.0006, "warmup_epochs": 0, "warmup_lr": 0.0, "freeze_prototypes_steps": 5005, "queue": 3840,
-    "queue_from_epoch": 15,
+    "batch": 256, "lr": 0.6, "final_lr": 0.0006, "warmup_epochs": 0, "warmup_lr": 0.0,
+    "freeze_prototypes_steps": 5005, "queue": 3840, "queue_from_epoch": 15,
 }  # fmt: skip
 DCV2: dict[str, Any] = {
     "method": "deepcluster_v2", "arch": "resnet50", "sync_bn": True, "zero_init_residual": False, "n_heads": 3,

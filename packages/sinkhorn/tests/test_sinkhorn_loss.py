@@ -36,6 +36,7 @@ def test_loss_equals_the_loop(n_crops: int, code_crops: tuple[int, ...], tempera
     loss = swapped_prediction_loss(scores, codes, temperature, code_crops)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(oracle(scores, codes, temperature, code_crops), rel=1e-5)
+    assert swapped_prediction_loss(torch.stack(scores), torch.stack(codes), temperature, code_crops).equal(loss)
 
 
 def test_uniform_scores_give_ln_k() -> None:

@@ -1,4 +1,4 @@
-"""What a run can be told: one frozen model a method, read from a recipe (`recipe_files.py`) and overridden by options."""
+"""What a run can be told: one frozen model a method, out of a recipe (`recipe_files.py`) and the command line."""
 
 from __future__ import annotations
 
@@ -235,8 +235,8 @@ class SwavSettings(_Projected):
     """Sinkhorn's entropy weight, in units of the scores; smaller makes harder codes."""
     sinkhorn_iters: PositiveInt = 3
     """Sinkhorn iterations."""
-    freeze_prototypes_steps: int = Field(0, ge=0)
-    """Steps before the prototypes begin to learn."""
+    freeze_prototypes_steps: int | None = Field(None, ge=0)
+    """Steps before the prototypes begin to learn; those of one epoch if not given."""
     queue: int | None = Field(None, ge=0)
     """Embeddings kept from earlier steps, a multiple of the batch, that share the codes' balance; 0 = none. If not
     given: none where a batch has at least one image for each prototype, else enough to have them."""

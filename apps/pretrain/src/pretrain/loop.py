@@ -203,8 +203,9 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         final: dict[str, Any] = {"step": run.step, "epoch": (run.step - 1) // steps_per_epoch, "final": True}
         if knn is not None:
             final |= {"knn_top1": knn, "knn_top1_random_init": knn_before}
-        features = run.extract(backbone, what="features for the report") if settings.report else None
-        assignments = method.assign(run) if settings.report else None
+        shown = None
+        if settings.report:
+            shown = run.extract(backbone, what="features for the report"), method.assign(run)
         if main:
             about = {
                 "method": settings.method,
@@ -215,8 +216,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             save_backbone(backbone, folder.backbone, metadata=about)
             final["wall_s"] = saved.get("wall_s", 0.0) + time.monotonic() - began
             record(final)
-            if features is not None:
-                write_report(folder, settings, images, features, assignments)
+            if shown is not None:
+                write_report(folder, settings, images, *shown)
     if board is not None:
         board.close()
     scored = f"kNN top-1  {knn_before:.1f} % -> {knn:.1f} %   (random network -> trained)\n" if knn is not None else ""

@@ -47,7 +47,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """For the optimiser, with `lr_factor` and `frozen_steps` (steps without an update) where they are not 1 and 0."""
+        """For the optimiser; `lr_factor` and `frozen_steps` (first steps without an update) where not 1 and 0."""
         return [{"params": list(self.parameters())}]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,8 +72,8 @@ class Run:
         world, size = self.fabric.world_size, max(1, min(256, self.batch))
         mine = self.share(indices)
         # as many batches on every rank: synchronised batch norm would wait for ever for one that has fewer
-        n_batches = max(1, -(-(-(-len(indices) // world)) // size))
-        batches = [b for b in mine.split(max(1, -(-len(mine) // n_batches))) if len(b)]
+        n_batches = math.ceil(math.ceil(len(indices) / world) / size)
+        batches = mine.split(math.ceil(len(mine) / n_batches))
         training = self.method.training
         self.method.eval()
         for module in self.method.modules():

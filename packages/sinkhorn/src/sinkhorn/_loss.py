@@ -14,14 +14,14 @@ def swapped_prediction_loss(
 
     scores: V >= 2 crops of (B, K), any float dtype. codes: (B, K), of the crops whose indices are `code_crops`; they
     get no gradient. temperature: in score units, > 0. Returns a float32 scalar, the mean over this rank's samples."""
-    shape = scores[0].shape if scores else ()
+    shape = scores[0].shape if len(scores) else ()
     if len(scores) < 2 or len(shape) != 2 or any(part.shape != shape for part in (*scores, *codes)):
         raise ValueError(
             f"expected two or more scores and their codes, all of one shape (B, K), got scores "
             f"{[tuple(part.shape) for part in scores]} and codes {[tuple(part.shape) for part in codes]}"
         )
     known = set(range(len(scores)))
-    if not codes or len(codes) != len(code_crops) or len(set(code_crops) & known) != len(codes):
+    if not len(codes) or len(codes) != len(code_crops) or len(set(code_crops) & known) != len(codes):
         raise ValueError(
             f"code_crops must name the crop of each code, distinct and in [0, {len(scores)}), "
             f"got {list(code_crops)} for {len(codes)} codes"

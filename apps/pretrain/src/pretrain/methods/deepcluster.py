@@ -54,7 +54,7 @@ class DeepCluster(Method):
         except ValueError as error:  # features that are all the same, or not finite
             raise TrainingFailed(f"clusters of epoch {epoch + 1}: {error}; look at the images, or lower --lr") from None
         if epoch:
-            self.nmi.fill_(cluster_stats(labels, self.k, previous=self.labels).nmi)
+            self.nmi.fill_(cluster_stats(labels, self.k, previous=self.labels).nmi or 0.0)
         self.labels.copy_(labels)
         self.renew_head(epoch)
         if not self.settings.balanced:

@@ -73,7 +73,7 @@ class DeepClusterV2(Method):
         except ValueError as error:
             raise TrainingFailed(f"clusters of epoch {epoch + 1}: {error}") from None
         if epoch:
-            self.nmi.fill_(cluster_stats(labels[0], self.k, previous=self.labels[0]).nmi)
+            self.nmi.fill_(cluster_stats(labels[0], self.k, previous=self.labels[0]).nmi or 0.0)
         self.labels.copy_(labels)
         self.centroids.copy_(centroids)
 

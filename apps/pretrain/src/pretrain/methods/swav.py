@@ -40,6 +40,8 @@ class Swav(Method):
         self.settings, self.group = settings, group
         self.k = n_clusters(settings, n_images, at_most=3000)
         batch = min(settings.batch, n_images)
+        frozen = settings.freeze_prototypes_steps
+        self.frozen_steps = n_images // batch if frozen is None else frozen
         length = default_queue(batch, self.k) if settings.queue is None else settings.queue
         try:
             check_equipartition(batch, length, self.k)
@@ -99,7 +101,7 @@ class Swav(Method):
         others = [p for name, p in self.named_parameters() if not name.startswith("prototypes.")]
         return [
             {"params": others},
-            {"params": list(self.prototypes.parameters()), "frozen_steps": self.settings.freeze_prototypes_steps},
+            {"params": list(self.prototypes.parameters()), "frozen_steps": self.frozen_steps},
         ]
 
 
