@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from multicrop_aug import CropSpec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 _CROPS = re.compile(r"^(\d+)x(\d+)(?:@([\d.]+)-([\d.]+))?$")
 
@@ -128,6 +128,12 @@ class Training(_Settings):
     sync_bn: bool = True
     """Batch statistics over all GPUs."""
 
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"--warmup-epochs {self.warmup_epochs} leaves nothing of --epochs {self.epochs}; lower it")
+        return self
+
 
 class Machine(_Settings):
     """machine and bookkeeping (no effect on what is learnt)"""
@@ -213,6 +219,16 @@ class _Projected(Settings):
     """Width of the projection head's hidden layer."""
     dim: PositiveInt = 128
     """Dimension of the embeddings."""
+
+    @model_validator(mode="after")
+    def _enough_crops(self) -> Self:
+        n_crops = sum(parse_crops(text).n_crops for text in self.crops)
+        if n_crops < max(2, self.crops_for_codes):
+            raise ValueError(
+                f"--crops {' '.join(self.crops)} gives {n_crops} crop(s) of an image, and --crops-for-codes "
+                f"{self.crops_for_codes} needs at least {max(2, self.crops_for_codes)}, such as --crops 2x224@0.14-1"
+            )
+        return self
 
 
 class DeepClusterV2Settings(_Projected):

@@ -130,6 +130,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         losses = [torch.tensor(loss, device=fabric.device) for loss in saved.get("losses", [])]
         window_s, window_steps = time.monotonic(), 0
         every = settings.checkpoint_every or min(1000, steps_per_epoch)
+        order: Tensor | None = saved.get("order")
         for epoch in range(run.step // steps_per_epoch, settings.epochs):
             if run.step >= last_step:
                 break
@@ -195,7 +196,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     )
                 if run.step % every == 0:
                     checkpoint(order, losses)
-        checkpoint(None, losses)
+        checkpoint(order, losses)  # --max-steps may end it in the middle of an epoch
 
         # ---- result ----
         if score is not None:

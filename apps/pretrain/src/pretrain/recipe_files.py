@@ -77,6 +77,8 @@ def _one_line(error: ValidationError, known: list[str]) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown key '{name}'{nearest(name, known)}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not name:  # said by a check of the whole, which names the options itself
+        return message
     verb = "" if first["type"] == "value_error" else "should be "
     got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
     return f"{name.replace('_', '-')} {verb}{message}{got}" if verb else f"{name.replace('_', '-')}: {message}"
