@@ -1,11 +1,12 @@
 """The whole VOC07 SVM protocol against scikit-learn's LinearSVC on made-up features: 5,011 x 2,048, 20 classes.
 
-    OMP_NUM_THREADS=2 python benchmarks/bench_svm.py
+    OMP_NUM_THREADS=1 python benchmarks/bench_svm.py
 
 Ours is the protocol entire: 20 classes x 19 costs x (3 folds + all rows), 1,520 SVMs, and the choice of costs.
-scikit-learn is called as the reference calls it (dual, tol 1e-4, at most 2,000 iterations) on a sample: CLASSES, seven
+scikit-learn is called as the reference calls it (dual, tol 1e-4, at most 2,000 iterations) on a sample: CLASSES, five
 costs, each on all rows and on one fold. The time of the whole is put together from that: 20 classes, 3 folds, and for
-the 16 small costs the mean of SMALL_COSTS. It runs on one core, as LIBLINEAR does; ours on OMP_NUM_THREADS."""
+the 16 small costs the mean of SMALL_COSTS. Times are CPU seconds of this process, so that other work on the machine
+counts less; give ours one thread then, as LIBLINEAR has, and read its wall time where there are more."""
 
 import os
 import time
@@ -17,8 +18,8 @@ from eval_probes import VOC07_COSTS, SVMProbe, average_precision
 from sklearn.svm import LinearSVC
 
 N_TRAIN, N_TEST, DIM, N_CLASSES = 5_011, 4_952, 2_048, 20
-CLASSES = (3, 12, 19)  # of prevalence 6 %, 11 %, 40 %
-SMALL_COSTS, LARGE_COSTS = (0.5**19, 0.5**14, 0.5**9, 0.5**4), (1.0, 10.0, 100.0)
+CLASSES = (9, 19)  # of prevalence 9 % and 40 %
+SMALL_COSTS, LARGE_COSTS = (0.5**16, 0.5**7), (1.0, 10.0, 100.0)
 
 
 def voc_like(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,7 +27,7 @@ def voc_like(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     world = torch.Generator().manual_seed(0)
     prevalence = torch.linspace(0.04, 0.15, N_CLASSES)
     prevalence[-1] = 0.40
-    signal = 0.35 * torch.randn(N_CLASSES, DIM, generator=world)
+    signal = 0.25 * torch.randn(N_CLASSES, DIM, generator=world)
     mixing = 0.8 * torch.randn(256, DIM, generator=world) * torch.arange(1, 257)[:, None] ** -0.5
     g = torch.Generator().manual_seed(seed)
     y = (torch.rand(n, N_CLASSES, generator=g) < prevalence).long()
@@ -48,13 +49,13 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     (x, y), (x_test, y_test) = voc_like(N_TRAIN, 1), voc_like(N_TEST, 2)
 
-    start = time.perf_counter()
+    wall, start = time.perf_counter(), time.process_time()
     probe = SVMProbe().fit(x, y)
-    ours_s = time.perf_counter() - start
+    ours_s, wall = time.process_time() - start, time.perf_counter() - wall
     score = probe.score(x_test, y_test)
-    print(
-        f"ours: {ours_s:.1f} s, {torch.get_num_threads()} threads; mAP {100 * score.mean_ap:.2f}, 95 % {score.interval}"
-    )
+    low, high = score.interval
+    print(f"ours: {ours_s:.1f} s CPU, {wall:.1f} s wall, {torch.get_num_threads()} threads", flush=True)
+    print(f"mAP {100 * score.mean_ap:.2f}, 95 % [{100 * low:.2f}, {100 * high:.2f}]", flush=True)
 
     a, a_test = normalised(x), normalised(x_test)
     fold = np.arange(N_TRAIN) >= N_TRAIN // 3
@@ -64,10 +65,10 @@ def main() -> None:
         target = np.where(y[:, c].numpy() == 1, 1, -1)
         for cost in seconds:
             for n_fits, rows in ((1, slice(None)), (3, fold)):
-                start = time.perf_counter()
+                start = time.process_time()
                 svm = LinearSVC(C=cost, class_weight={1: 2, -1: 1}, dual=True, max_iter=2000)
                 svm.fit(a[rows], target[rows])
-                seconds[cost].append(n_fits * (time.perf_counter() - start))
+                seconds[cost].append(n_fits * (time.process_time() - start))
                 unconverged += svm.n_iter_ == svm.max_iter
         svm = LinearSVC(C=float(probe.costs_[c]), class_weight={1: 2, -1: 1}, dual=True, max_iter=2000).fit(a, target)
         theirs = average_precision(torch.from_numpy(svm.decision_function(a_test)), y_test[:, c])

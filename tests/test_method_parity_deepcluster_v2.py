@@ -36,7 +36,7 @@ BATCHES = torch.tensor([11, 1, 2, 3, 4, 5, 6, 7]), torch.tensor([8, 9, 10, 0, 4,
 FIRST_LR, LR, FINAL_LR = 1.0, 2.0, 0.5
 EXPECTED_LOSSES = 2.055298701, 2.194801121
 ZERO = "backbone.layer4.1.bn2.weight"  # so that LARC meets |p| = 0, and |g| = 0 in what lies before it
-SETTINGS: dict[str, Any] = {"k": K, "batch": B, "hidden": 16, "dim": D, "n_heads": HEADS}
+SETTINGS: dict[str, Any] = {"crops": ("2x32", "2x24"), "k": K, "batch": B, "hidden": 16, "dim": D, "n_heads": HEADS}
 SETTINGS |= {"warm_start": True, "optimizer": "larc", "weight_decay": DECAY, "schedule": "cosine"}
 SETTINGS |= {"lr": LR, "final_lr": FINAL_LR, "warmup_epochs": 1, "warmup_lr": FIRST_LR, "epochs": 4}
 

@@ -34,7 +34,8 @@ BATCHES = torch.arange(B), torch.tensor([1, 4, 5, 0, 7, 2, 6, 3])
 FIRST_LR, LR, FINAL_LR = 1.0, 2.0, 0.5
 EXPECTED_LOSSES = 5.552679585, 4.284752458
 ZERO = "backbone.layer4.1.bn2.weight"  # so that LARC meets |p| = 0, and |g| = 0 in what lies before it
-SETTINGS: dict[str, Any] = {"k": K, "batch": B, "hidden": 16, "dim": D, "queue": B, "queue_from_epoch": 0}
+SETTINGS: dict[str, Any] = {"crops": ("2x32", "2x24"), "k": K, "batch": B, "hidden": 16, "dim": D}
+SETTINGS |= {"queue": B, "queue_from_epoch": 0}
 SETTINGS |= {"freeze_prototypes_steps": 1, "optimizer": "larc", "weight_decay": DECAY, "schedule": "cosine"}
 SETTINGS |= {"lr": LR, "final_lr": FINAL_LR, "warmup_epochs": 1, "warmup_lr": FIRST_LR, "epochs": 2}
 

@@ -1,9 +1,13 @@
 """extract_features and rankme."""
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from eval_probes import extract_features, rankme
+from eval_probes import Features, TapFeatures, extract_features, features_key, pool_taps, rankme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -73,6 +77,154 @@ def test_errors() -> None:
         extract_features(model, [(torch.zeros(2, 3, 8, 8), torch.zeros(3))])
     with pytest.raises(ValueError, match="precision"):
         extract_features(model, batches(), precision="16")  # type: ignore[arg-type]
+
+
+def test_flags_come_back_when_the_loop_around_the_model_fails() -> None:
+    model = network().train()
+    with pytest.raises(ValueError, match="all or to none") as error:  # held: its traceback keeps frames alive
+        extract_features(model, [batches()[0], batches(labelled=False)[1]])
+    assert model.training
+    assert error is not None
+
+
+class Staged(nn.Module):
+    """A network with two stages, that counts its passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.top, self.n_passes = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), 0
+
+    def stages(self, images: Tensor) -> dict[str, Tensor]:
+        self.n_passes += 1
+        stem = self.stem(images)
+        return {"feature1": stem, "feature5": self.top(stem)}
+
+
+TAPS = ("avgpool", "feature1", "feature5")
+
+
+def test_taps_come_from_one_pass() -> None:
+    model = Staged()
+    found = extract_features(model, batches(), taps=TAPS, pool="adaptive")
+    assert isinstance(found, TapFeatures)
+    assert model.n_passes == 3
+    images = torch.cat([images for images, _ in batches()])
+    with torch.no_grad():
+        expected = pool_taps(model.stages(images), TAPS, "adaptive")
+    assert list(found.x) == list(TAPS)
+    torch.testing.assert_close(found.x, expected)
+    assert found.labels is not None
+    assert len(found.labels) == 9
+    with pytest.raises(ValueError, match="stages"):
+        extract_features(network(), batches(), taps=TAPS)
+    with pytest.raises(ValueError, match="pool must be"):
+        extract_features(model, batches(), taps=TAPS, pool="max")  # type: ignore[arg-type]
+
+
+def test_several_labels_an_image() -> None:
+    found = extract_features(network(), [(images, labels[:, None] % 2) for images, labels in batches()])  # type: ignore[index]
+    assert found.labels is not None
+    assert found.labels.shape == (9, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_cache_hit_calls_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = Staged()
+    fresh = extract_features(model, batches(), taps=TAPS, pool="adaptive", dtype=dtype)
+    first = extract_features(model, batches(), taps=TAPS, pool="adaptive", dtype=dtype, cache=tmp_path / "key")
+    n_passes = model.n_passes
+
+    def never(start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        raise AssertionError("batches was called")
+
+    again = extract_features(model, never, taps=TAPS, pool="adaptive", dtype=dtype, cache=tmp_path / "key")
+    assert model.n_passes == n_passes
+    for found in (first, again):
+        assert {x.dtype for x in found.x.values()} == {dtype}
+        assert torch.equal(found.labels, fresh.labels)  # type: ignore[arg-type]
+        assert all(torch.equal(found.x[tap], fresh.x[tap]) for tap in TAPS)
+    again.x["avgpool"][:] = 0  # a copy of the pages: the file stays as it is
+    assert np.load(tmp_path / "key" / "avgpool.npy").any()
+    with pytest.raises(ValueError, match="use another folder"):
+        extract_features(model, batches(), taps=TAPS[:2], pool="adaptive", dtype=dtype, cache=tmp_path / "key")
+
+
+def then_stop(n_batches: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    yield from batches()[:n_batches]
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("n_batches", [0, 1, 2])
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("from_row", [False, True])
+def test_an_interrupted_extraction_ends_in_the_same_files(
+    tmp_path: Path, n_batches: int, killed: bool, from_row: bool
+) -> None:
+    model, whole, part = network(), tmp_path / "whole", tmp_path / "part"
+    extract_features(model, batches(), cache=whole)
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(model, then_stop(n_batches), cache=part)
+    if killed and n_batches:  # rows that were written after the last record
+        with (part / "features.npy").open("ab") as file:
+            file.write(bytes(5001))
+    starts: list[int] = []
+    seen: list[int] = []
+
+    def rest(start: int) -> list[tuple[Tensor, Tensor | None]]:
+        starts.append(start)
+        return batches()[n_batches:]
+
+    found = extract_features(model, rest if from_row else batches(), cache=part, progress=seen.append)
+    assert starts == ([4 * n_batches] if from_row else [])
+    assert seen == [4, 8, 9][n_batches:]  # nothing done twice
+    assert isinstance(found, Features)
+    for name in ("features.npy", "labels.npy", "features.json"):
+        assert (whole / name).read_bytes() == (part / name).read_bytes()
+
+
+def test_resume_inside_a_batch_of_another_size(tmp_path: Path) -> None:
+    model = network()
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(model, then_stop(1), cache=tmp_path)
+    images, labels = (torch.cat(column) for column in zip(*batches(), strict=True))  # type: ignore[arg-type]
+    found = extract_features(model, zip(images.split(6), labels.split(6), strict=True), cache=tmp_path)
+    assert torch.equal(found.labels, labels)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.x, extract_features(model, batches()).x)
+
+
+def test_a_broken_cache_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(network(), then_stop(1), cache=tmp_path)
+    (tmp_path / "features.npy").write_bytes(b"short")
+    with pytest.raises(ValueError, match="shorter than its 4 rows"):
+        extract_features(network(), batches(), cache=tmp_path)
+    assert not json.loads((tmp_path / "features.json").read_text())["complete"]
+    with pytest.raises(ValueError, match="all or to none"):
+        extract_features(network(), batches(labelled=False), cache=tmp_path)
+    with pytest.raises(ValueError, match="storage_device"):
+        extract_features(network(), batches(), cache=tmp_path, storage_device="meta")
+
+
+def test_float16_overflow_is_named() -> None:
+    images = torch.zeros(3, 3, 8, 8)
+    images[2] = 7e4
+    with pytest.raises(ValueError, match="row 2 of features exceeds"):
+        extract_features(nn.Flatten(), [(images, None)], dtype=torch.float16)
+    with pytest.raises(ValueError, match="dtype must be"):
+        extract_features(nn.Flatten(), [(images, None)], dtype=torch.float64)
+
+
+def test_features_key_depends_on_all_and_only_what_it_should() -> None:
+    state = network().state_dict()
+    key = features_key(state, "train", "resize 256")
+    assert key == features_key(dict(reversed(state.items())), "train", "resize 256")
+    assert len(key) == 64
+    other = {name: x.clone() for name, x in state.items()}
+    other["0.bias"][0] += 1e-6
+    keys = {key, features_key(other, "train", "resize 256"), features_key(state, "trainresize 256")}
+    keys |= {features_key(state, "val", "resize 256"), features_key(state, "train"), features_key({}, "train")}
+    keys |= {features_key({name: x.bfloat16() for name, x in state.items()}, "train", "resize 256")}
+    assert len(keys) == 7
 
 
 @settings(max_examples=20, deadline=None)

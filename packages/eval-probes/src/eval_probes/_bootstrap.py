@@ -1,0 +1,55 @@
+"""How much a test score would move under another draw of test samples."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._average_precision import area_under, check_scores, ranking
+
+_RESAMPLES_AT_A_TIME = 50  # (50, M) float64: 2 MB for VOC07's test set
+
+
+@torch.no_grad()
+def bootstrap_interval(
+    values: Tensor, labels: Tensor | None = None, *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval over test samples (Efron and Tibshirani 1993, ch. 13) of an accuracy or a mean AP.
+
+    values: (M,) right or wrong (bool, or any per-sample figure) for their mean; or scores (M, C) with labels (M, C) of
+    1 / 0 / -1 for `mean_average_precision`, whole samples redrawn and classes absent from a redraw left out.
+    Keyed by seed alone: no global generator is read. Raises ValueError for other shapes or a level outside (0, 1)."""
+    if not 0 < level < 1 or n_resamples < 1:
+        raise ValueError(f"level must be in (0, 1) and n_resamples at least 1, got {level} and {n_resamples}")
+    if labels is not None:
+        check_scores(values, labels)
+        ranked = []  # for each class that occurs: its samples in rank order, and the places of the positives among them
+        for order, column in zip(ranking(values.T), labels.T, strict=True):
+            order = order[column[order] >= 0]
+            if len(places := (column[order] == 1).nonzero().flatten()):
+                ranked.append((order, places))
+        if not ranked:
+            return math.nan, math.nan
+    elif values.ndim != 1:
+        raise ValueError(f"values must be (M,), or (M, C) with labels, got {tuple(values.shape)}")
+    n = len(values)
+    if n == 0:
+        raise ValueError("values has no rows: pass at least one")
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for start in range(0, n_resamples, _RESAMPLES_AT_A_TIME):
+        n_now = min(_RESAMPLES_AT_A_TIME, n_resamples - start)
+        drawn = torch.randint(n, (n_now, n), generator=generator)
+        counts = torch.zeros(n_now, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(n_now, n).double())
+        counts = counts.to(values.device)
+        if labels is None:
+            means.append(counts @ values.double() / n)
+        else:  # sorted once: a redraw only changes how often each sample counts
+            aps = []
+            for order, places in ranked:
+                weights = counts[:, order]
+                aps.append(area_under(weights[:, places], weights.cumsum(1)[:, places]))
+            means.append(torch.stack(aps).nanmean(0))
+    edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=values.device)
+    low, high = torch.cat(means).nanquantile(edges).tolist()
+    return low, high

@@ -1,0 +1,125 @@
+"""Features in a folder: one .npy file a column, grown batch by batch, and a JSON file that says how far it got."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_RECORD_BYTES = 64 * 2**20  # at most this much is lost to a killed process
+_HEADER_BYTES = 192  # of fixed length, so that the number of rows can be filled in when it is known
+
+
+def features_key(state_dict: Mapping[str, Any], *strings: str) -> str:
+    """Name for a cache of features: SHA-256 (hex) of all tensors of a state_dict and of strings.
+
+    strings: what else the features depend on, such as data set, split, transform. Depends on names, dtypes, shapes and
+    bytes of the tensors, not on their order or device; entries that are no tensors count by their repr."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state_dict.items()):
+        if isinstance(value, Tensor):
+            digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr((name, value)).encode())
+    digest.update(repr(strings).encode())
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Columns of rows in a folder, appended to until `finish`, opened afterwards as memory maps.
+
+    What was recorded survives a kill; rows beyond it are cut off on opening. Nothing in the folder is ever executed.
+    One process writes. Raises ValueError if the folder was made for another spec."""
+
+    def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
+        self.folder, self.spec = folder, spec
+        self.n_rows, self.complete = 0, False
+        self._columns: dict[str, tuple[str, list[int]]] = {}  # name -> (numpy dtype, shape of a row)
+        self._files: dict[str, Any] = {}
+        self._unrecorded = 0
+        self._record_path = folder / "features.json"
+        if self._record_path.exists():
+            record = json.loads(self._record_path.read_text())
+            if record["spec"] != spec:
+                raise ValueError(f"{folder} holds features of {record['spec']}, asked for {spec}: use another folder")
+            self.n_rows, self.complete = record["rows"], record["complete"]
+            self._columns = {name: (dtype, shape) for name, (dtype, shape) in record["columns"].items()}
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the columns, empty before the first row."""
+        return set(self._columns)
+
+    def append(self, columns: Mapping[str, Tensor]) -> None:
+        """Write rows {name: (B, ...)}; the first call fixes names, dtypes and shapes."""
+        arrays = {name: x.cpu().contiguous().numpy() for name, x in columns.items()}
+        layout = {name: (a.dtype.str, list(a.shape[1:])) for name, a in arrays.items()}
+        if not self._columns:
+            self._columns = layout
+        if layout != self._columns:
+            raise ValueError(f"a batch has columns {layout}, those before it had {self._columns}")
+        if not self._files:
+            self._open()
+        for name, a in arrays.items():
+            self._files[name].write(a.data)
+            self._unrecorded += a.nbytes
+        self.n_rows += len(next(iter(arrays.values())))
+        if self._unrecorded >= _RECORD_BYTES:
+            self.record()
+
+    def record(self, complete: bool = False) -> None:
+        """Make the rows so far permanent."""
+        for name, file in self._files.items():
+            end = file.tell()
+            file.seek(0)
+            file.write(_header(self._columns[name], self.n_rows))
+            file.seek(end)
+            file.flush()
+            os.fsync(file.fileno())
+        record = {"spec": self.spec, "rows": self.n_rows, "complete": complete, "columns": self._columns}
+        temporary = self._record_path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record, indent=1))
+        os.replace(temporary, self._record_path)
+        self._unrecorded, self.complete = 0, complete
+
+    def close(self) -> None:
+        """Record what is unrecorded, and close the files."""
+        if self._unrecorded:
+            self.record(self.complete)
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def load(self) -> dict[str, Tensor]:
+        """The columns as memory maps (N, ...): pages are read when used, and writing to the tensors changes no file."""
+        return {
+            name: torch.from_numpy(np.load(self._path(name), mmap_mode="c", allow_pickle=False))
+            for name in self._columns
+        }
+
+    def _open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, (dtype, shape) in self._columns.items():
+            file = self._files[name] = self._path(name).open("r+b" if self.n_rows else "w+b")
+            size = _HEADER_BYTES + self.n_rows * np.dtype(dtype).itemsize * int(np.prod(shape))
+            if self.n_rows and file.seek(0, os.SEEK_END) < size:
+                raise ValueError(f"{file.name} is shorter than its {self.n_rows} rows: delete {self.folder}")
+            file.truncate(size)
+            file.seek(size)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+
+def _header(column: tuple[str, list[int]], n_rows: int) -> bytes:
+    """The head of a version 1.0 .npy file, padded to a fixed length."""
+    dtype, shape = column
+    text = repr({"descr": dtype, "fortran_order": False, "shape": (n_rows, *shape)})
+    body = text.encode().ljust(_HEADER_BYTES - 11) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
