@@ -1,0 +1,265 @@
+"""Each benchmark: features in, a dictionary for results.json out. Accuracies and mAP are in percent."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from eval_probes import (
+    SEMI_1PERCENT,
+    SEMI_10PERCENT,
+    VISSL_COSTS,
+    VOC07_COSTS,
+    ClusterProbe,
+    FineTune,
+    KNNProbe,
+    LinearProbe,
+    LowShotSVMProbe,
+    MultiHeadLinearProbe,
+    SVMProbe,
+    TapFeatures,
+    bootstrap_interval,
+    pool_taps,
+    rankme,
+    subset_indices,
+)
+from torch import Tensor
+
+from classify.data import Batches, Sets, shuffled
+from classify.errors import BadInput
+from classify.features import Extractor
+from classify.protocols import PRESETS
+
+Result = dict[str, Any]
+Rows = Callable[[int], Iterable[tuple[Any, Tensor]]]
+
+
+def knn(train: TapFeatures, test: TapFeatures, k: Sequence[int], temperature: float) -> Result:
+    """Cosine neighbours of average-pooled features; every k from one pass."""
+    y_train, y_test = labels(train), labels(test)
+    probe = KNNProbe(tuple(k), temperature).fit(train.x["avgpool"], y_train)
+    scores = probe.score(test.x["avgpool"], y_test)
+    result: Result = {"temperature": temperature, "k": {}}
+    for n, accuracy in scores.items():
+        right = probe.predict(test.x["avgpool"], n) == y_test
+        result["k"][str(n)] = {**_percent(accuracy), "interval": _interval(right)}
+    return result | {"rankme": rankme(test.x["avgpool"].float())}
+
+
+def linear_cached(
+    train: TapFeatures, test: TapFeatures, preset: str, lr: Sequence[float], epochs: int | None, seed: int
+) -> Result:
+    """On the features of the central crop, no augmentation: quick, and not the published protocol."""
+    probe = LinearProbe(_protocol(preset, epochs), lr=tuple(lr) or None, holdout=0.1, seed=seed)
+    probe.fit(train.x["avgpool"], labels(train), test=(test.x["avgpool"], labels(test)))
+    return {"preset": preset, "images": "central crops, cached"} | _linear_report(probe, test)
+
+
+def linear_fresh(
+    sets: Sets, extractor: Extractor, test: TapFeatures, preset: str, lr: Sequence[float], epochs: int | None, seed: int
+) -> Result:
+    """The published protocol: features of new random crops in every epoch."""
+    protocol = _protocol(preset, epochs)
+    probe = LinearProbe(protocol, lr=tuple(lr) or None, classes=sets.train_labels.unique(), seed=seed)
+    rows = _fresh(sets, extractor, ("avgpool",), preset, protocol.batch, protocol.epochs, seed)
+    probe.fit_batches(lambda epoch: ((x["avgpool"], y) for x, y in rows(epoch)), test=(test.x["avgpool"], labels(test)))
+    return {"preset": preset, "images": "random crops, new in each epoch"} | _linear_report(probe, test)
+
+
+def mhead_cached(train: TapFeatures, test: TapFeatures, preset: str, epochs: int | None, seed: int) -> Result:
+    probe = MultiHeadLinearProbe(_protocol(preset, epochs), seed=seed)
+    stages = _stages(train)
+    probe.fit(stages, labels(train), test=(_stages(test), labels(test)))
+    return {"preset": preset, "images": "central crops, cached"} | _mhead_report(probe, test)
+
+
+def mhead_fresh(
+    sets: Sets, extractor: Extractor, test: TapFeatures, preset: str, epochs: int | None, seed: int
+) -> Result:
+    protocol = _protocol(preset, epochs)
+    probe = MultiHeadLinearProbe(protocol, classes=sets.train_labels.unique(), seed=seed)
+    taps = tuple(tap for tap in test.x if tap != "avgpool")
+    rows = _fresh(sets, extractor, taps, preset, protocol.batch, protocol.epochs, seed)
+    probe.fit_batches(rows, test=(_stages(test), labels(test)))
+    return {"preset": preset, "images": "random crops, new in each epoch"} | _mhead_report(probe, test)
+
+
+def svm(train: TapFeatures, test: TapFeatures, taps: Sequence[str], costs: str, seed: int) -> Result:
+    """VOC07's protocol for each tap; the table's figure is the best tap's, and feature5's stands beside it."""
+    result: Result = {"preset": "svm_voc07", "costs": costs, "taps": {}}
+    for tap in taps:
+        probe = SVMProbe(VOC07_COSTS if costs == "voc07" else VISSL_COSTS).fit(train.x[tap], labels(train))
+        score = probe.score(test.x[tap], labels(test), seed=seed)
+        result["taps"][tap] = {
+            "mean_ap": 100 * score.mean_ap,
+            "interval": [100 * edge for edge in score.interval],
+            "ap": [100 * float(ap) for ap in score.ap],
+            "costs": [float(cost) for cost in score.costs],
+            **({} if score.accuracy is None else {"top1": 100 * score.accuracy}),
+        }
+    best = max(result["taps"], key=lambda tap: result["taps"][tap]["mean_ap"])
+    return result | {"best_tap": best, "mean_ap": result["taps"][best]["mean_ap"]}
+
+
+def lowshot(train: TapFeatures, test: TapFeatures, tap: str, k: Sequence[int], draws: int, seed: int) -> Result:
+    possible, left_out = _possible_k(labels(train), k)
+    if not possible:
+        raise BadInput(f"lowshot: no class has enough images for k = {min(k)}; take smaller --k or more images")
+    scores = LowShotSVMProbe(possible, draws, seed).fit(train.x[tap], labels(train)).score(test.x[tap], labels(test))
+    rows = {
+        str(n): {
+            choice: {name: (v if name == "cost" else 100 * v) for name, v in vars(getattr(score, choice)).items()}
+            for choice in ("reference", "validated")
+        }
+        for n, score in scores.items()
+    }
+    return {"tap": tap, "draws": draws, "k": rows, "left_out": left_out}
+
+
+def cluster(test: TapFeatures, k: int | None, seed: int) -> Result:
+    """k-means of the test images, scored against their labels."""
+    y = labels(test)
+    n = k or len(y.unique())
+    probe = ClusterProbe(n, seed).fit(test.x["avgpool"])
+    return {"k": n, **_percent(probe.score(test.x["avgpool"], y))}
+
+
+def semi(
+    sets: Sets,
+    extractor: Extractor,
+    fraction: float,
+    chosen: Tensor | None,
+    *,
+    lr: Sequence[float],
+    head_multiplier: Sequence[float],
+    epochs: int | None,
+    batch: int | None,
+    seeds: Sequence[int],
+) -> Result:
+    """Fine-tuning with few labels. chosen: rows of the training set, or a stratified subset of `fraction` by seed."""
+    protocol = SEMI_1PERCENT if fraction <= 0.01 else SEMI_10PERCENT
+    protocol = replace(
+        protocol,
+        lr=tuple(lr) or protocol.lr,
+        head_multiplier=tuple(head_multiplier) or protocol.head_multiplier,
+        epochs=epochs or protocol.epochs,
+        batch=batch or protocol.batch,
+    )
+    y = sets.train_labels
+    rows = subset_indices(y, fraction, seeds[0]) if chosen is None else chosen
+    held = subset_indices(y[rows], 0.2, seeds[0], at_least=0) if len(rows) >= 10 * len(y.unique()) else None
+    kept = rows if held is None else rows[~torch.isin(torch.arange(len(rows)), held)]
+    kept_set = Batches(sets.train, sets, kept, augmentation="crop", seed=seeds[0], workers=extractor.workers)
+
+    def fresh(epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        extractor.progress(f"fine-tuning, {len(kept):,} images", (epoch + 1) / protocol.epochs)
+        return kept_set.epoch(epoch, min(protocol.batch, len(kept)), shuffled(len(kept), seed, epoch))
+
+    def network() -> torch.nn.Module:
+        return copy.deepcopy(extractor.backbone).train().requires_grad_(True)
+
+    def of(images: Any, rows: Tensor) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+        return lambda: Batches(images, sets, rows, workers=extractor.workers).epoch(0, extractor.batch)
+
+    probe = FineTune(
+        network,
+        extractor.backbone.num_features,
+        y.unique(),
+        protocol,
+        seeds=seeds,
+        precision=extractor.precision,
+    )
+    holdout = None if held is None else of(sets.train, rows[held])
+    report = probe.run(fresh, of(sets.test, torch.arange(len(sets.test))), holdout)
+    cells = [_percent(cell, ("top1", "top5", "holdout_top1")) for cell in report["cells"]]
+    best = {name: _percent(report[name], ("top1", "top5", "top1_sd")) for name in report if name != "cells"}
+    return {"fraction": fraction, "n_images": len(rows), "epochs": protocol.epochs, **best, "cells": cells}
+
+
+def labels(features: TapFeatures) -> Tensor:
+    assert features.labels is not None  # checked in open_sets
+    return features.labels
+
+
+def _fresh(
+    sets: Sets, extractor: Extractor, taps: Sequence[str], preset: str, batch: int, epochs: int, seed: int
+) -> Callable[[int], Iterator[tuple[dict[str, Tensor], Tensor]]]:
+    n = len(sets.train)
+    loader = Batches(
+        sets.train,
+        sets,
+        torch.arange(n),
+        augmentation=PRESETS[preset].augmentation,
+        seed=seed,
+        workers=extractor.workers,
+    )
+    device = extractor.device
+
+    def rows(epoch: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        for crops, y in loader.epoch(epoch, batch, shuffled(n, seed, epoch)):
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, torch.bfloat16, enabled=extractor.precision == "bf16"),
+            ):
+                maps = extractor.backbone.stages(crops.to(device, non_blocking=True))
+                x = {tap: z.clone() for tap, z in pool_taps(maps, taps).items()}
+            yield {tap: z.clone() for tap, z in x.items()}, y  # cloned outside inference mode: heads train on them
+        extractor.progress(f"{PRESETS[preset].command} on fresh crops", (epoch + 1) / epochs)
+
+    return rows
+
+
+def _protocol(preset: str, epochs: int | None) -> Any:
+    protocol = PRESETS[preset].protocol
+    if protocol is None or epochs is None:
+        return protocol
+    scale = epochs / protocol.epochs
+    milestones = protocol.milestones and tuple(max(1, round(m * scale)) for m in protocol.milestones)
+    return replace(protocol, epochs=epochs, milestones=milestones)
+
+
+def _linear_report(probe: LinearProbe, test: TapFeatures) -> Result:
+    report = probe.report()
+    result: Result = {"epochs": probe.protocol.epochs, "last": {}, "best_on_test": {}}
+    for name in ("last", "best_on_test"):
+        result[name] = {f"{lr:g}": _percent(row, ("top1", "top5")) for lr, row in report[name].items()}
+    if "chosen" in report:
+        result["chosen"] = _percent(report["chosen"], ("holdout_top1", "top1", "top5"))
+    right = probe.predict(test.x["avgpool"]) == labels(test)
+    return result | {"interval": _interval(right)}
+
+
+def _mhead_report(probe: MultiHeadLinearProbe, test: TapFeatures) -> Result:
+    report = probe.report()
+    predicted = probe.predict(_stages(test))
+    return {
+        "epochs": probe.protocol.epochs,
+        "taps": {
+            tap: {**_percent(row), "interval": _interval(predicted[tap] == labels(test))}
+            for tap, row in report["last"].items()
+        },
+        "best_on_test": {tap: _percent(row, ("top1", "top5")) for tap, row in report["best_on_test"].items()},
+    }
+
+
+def _stages(features: TapFeatures) -> dict[str, Tensor]:
+    return {tap: x for tap, x in features.x.items() if tap != "avgpool"}
+
+
+def _possible_k(y: Tensor, k: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Which k the smallest class allows: k positives and (C - 1) k negatives."""
+    columns = (y[:, None] == y.unique()).long() if y.ndim == 1 else y
+    positives, negatives = int((columns == 1).sum(0).min()), int((columns == 0).sum(0).min())
+    fits = [n for n in k if n <= positives and (columns.shape[1] - 1) * n <= negatives]
+    return fits, [n for n in k if n not in fits]
+
+
+def _interval(right: Tensor) -> list[float]:
+    return [100 * edge for edge in bootstrap_interval(right)]
+
+
+def _percent(row: dict[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
+    return {k: 100 * v if (names is None or k in names) and v is not None else v for k, v in row.items()}

@@ -1,0 +1,53 @@
+"""The backbone under test: which file, whose, and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from sobel_resnet import ResNet, load_backbone
+
+from classify.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Weights:
+    backbone: ResNet
+    path: str
+    sha256: str
+    what: str  # one line for people
+    data: str | None  # what our own files say they were trained on
+
+
+def newest_run(runs: Path = Path("runs")) -> Path:
+    """The backbone written last under runs/."""
+    found = sorted(runs.glob("*/backbone.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise BadInput("no --weights given and no run under runs/; first: uv run apps/pretrain odc")
+    return found[-1]
+
+
+def read_weights(path: str | None, *, random_init: bool, seed: int) -> Weights:
+    """Any file that `sobel_resnet.load_backbone` reads; `random_init`: its architecture, with random numbers."""
+    file = newest_run() if path is None else Path(path)
+    if file.is_dir():
+        file = file / "backbone.safetensors"
+    try:
+        backbone, report = load_backbone(file)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--weights {error}") from None
+    what = str(report)
+    if random_init:
+        backbone = ResNet(
+            backbone.arch,
+            sobel=backbone.sobel is not None,
+            stem=backbone.stem,
+            width=backbone.width,
+            in_channels=backbone.in_channels,
+            seed=seed,
+        )
+        what = f"{backbone.arch} with random weights (seed {seed})"
+        digest = f"random-{seed}"
+    return Weights(backbone.eval().requires_grad_(False), str(file), digest, what, report.metadata.get("data"))
