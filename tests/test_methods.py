@@ -53,7 +53,16 @@ def images() -> Tensor:
 
 
 def built(name: str, **more: Any) -> Method:
-    values = {"method": name, "crops": ("3x32",), "arch": "resnet18", "width": 0.125, "k": K, "batch": B, **SMALL[name], **more}
+    values = {
+        "method": name,
+        "crops": ("3x32",),
+        "arch": "resnet18",
+        "width": 0.125,
+        "k": K,
+        "batch": B,
+        **SMALL[name],
+        **more,
+    }
     return build_method(METHODS[name](**values), N, None, sync_bn=False)
 
 

@@ -131,6 +131,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         window_s, window_steps = time.monotonic(), 0
         every = settings.checkpoint_every or min(1000, steps_per_epoch)
         order: Tensor | None = saved.get("order")
+        clustering_s, last_epoch = 0.0, math.ceil(last_step / steps_per_epoch) - 1
         for epoch in range(run.step // steps_per_epoch, settings.epochs):
             if run.step >= last_step:
                 break
@@ -141,7 +142,10 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                 window_s, window_steps = time.monotonic(), 0  # the score's time is not the training's
             order = saved.pop("order", None) if done else None
             if order is None:
+                began_s = time.monotonic()
                 order = method.begin_epoch(run, epoch)
+                clustering_s = time.monotonic() - began_s  # the rate leaves it out, the time left does not
+                window_s += clustering_s
             if order is None:
                 order = _whole_batches(permutation(n, settings.seed, "order", epoch), steps_per_epoch * batch)
             batches = [
@@ -183,7 +187,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     record(figures)
                     if warning := watch.look(figures):
                         screen.say(warning)
-                    left_s = (last_step - run.step) / rate
+                    left_s = (last_step - run.step) / rate + clustering_s * (last_epoch - epoch)
                     share = run.step / last_step
                     screen.step(
                         {**figures, "epochs": settings.epochs, "left_s": left_s, "share": share, "knn_top1": knn}

@@ -12,6 +12,7 @@ from ._dataset import Sample as Sample
 from ._dataset import Skipped as Skipped
 from ._decode import EXTENSIONS as EXTENSIONS
 from ._decode import CorruptImage as CorruptImage
+from ._export import export_shapes as export_shapes
 from ._open import open_images as open_images
 from ._shapes import SHAPES_CLASS_NAMES as SHAPES_CLASS_NAMES
 from ._shapes import ShapesBatch as ShapesBatch

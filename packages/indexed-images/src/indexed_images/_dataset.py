@@ -17,7 +17,7 @@ OnCorrupt = Literal["raise", "replace"]
 
 
 class Sample(NamedTuple):
-    """image uint8 (3, H, W) RGB; index, the one asked for; label, -1 where there is none."""
+    """image uint8 (3, H, W) RGB; index, the one asked for; label, -1 without labels and in a multi-label set."""
 
     image: Tensor
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a sample
@@ -39,6 +39,9 @@ class IndexedImages(Dataset[Sample]):
     then image and label are the replacement's, and `Sample.index` stays the one asked for, so that memories keep their
     slot. When replacing, more than 1 % of the set (and more than one file) is an error. Holds no open file; pickles;
     may be used from threads and from loader workers, which share one count of corrupt files.
+
+    labels: int64 (N,) class indices; in a multi-label set (N, C) of 1 present, 0 absent, -1 present but to be ignored
+    (VOC's difficult), and `Sample.label` is -1; None without labels. class_names: of its indices or columns, or None.
     """
 
     def __init__(self, source: Source, spec: str, on_corrupt: OnCorrupt = "raise") -> None:
@@ -97,10 +100,17 @@ class IndexedImages(Dataset[Sample]):
         return [Skipped(i, self._source.name(i), self._reason(i)) for i in met]
 
     def __repr__(self) -> str:
-        classes = "no labels" if self.class_names is None else f"{len(self.class_names)} classes"
-        return (
-            f"IndexedImages({self.spec!r}, {len(self)} images, {classes if self.labels is not None else 'no labels'})"
-        )
+        if self.labels is None:
+            labels = "no labels"
+        elif self.class_names is None:
+            labels = "labels without names"
+        else:
+            labels = f"{len(self.class_names)} classes" + (", multi-label" if self.labels.ndim == 2 else "")
+        return f"IndexedImages({self.spec!r}, {len(self)} images, {labels})"
+
+    def name(self, index: SupportsIndex) -> str:
+        """What image `index` is called: its path, or `archive::member`, or `source[index]`."""
+        return self._source.name(self._checked(index))
 
     def _checked(self, index: SupportsIndex) -> int:
         i = operator.index(index)
@@ -109,7 +119,8 @@ class IndexedImages(Dataset[Sample]):
         return i % len(self)
 
     def _sample(self, i: int, asked: int) -> Sample:
-        return Sample(self._source.image(i), asked, -1 if self.labels is None else int(self.labels[i]))
+        label = int(self.labels[i]) if self.labels is not None and self.labels.ndim == 1 else -1
+        return Sample(self._source.image(i), asked, label)
 
     def _replacement(self, asked: int) -> Sample:
         self._refuse_too_many()

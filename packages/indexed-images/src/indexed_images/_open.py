@@ -8,9 +8,12 @@ from ._arrays import open_digits, open_npz
 from ._classic import open_cifar10, open_cifar100, open_stl10
 from ._dataset import IndexedImages, OnCorrupt
 from ._files import open_folder, open_list
+from ._imagenet import open_imagenet
+from ._places_inat import open_inat18, open_places205
 from ._shapes_source import open_shapes
 from ._source import NoSuchSplit, Request, Source
 from ._tar import open_tar
+from ._voc import open_voc07
 
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "shapes": open_shapes,
@@ -22,6 +25,10 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "cifar10": open_cifar10,
     "cifar100": open_cifar100,
     "stl10": open_stl10,
+    "voc07": open_voc07,
+    "imagenet": open_imagenet,
+    "places205": open_places205,
+    "inat18": open_inat18,
 }
 
 

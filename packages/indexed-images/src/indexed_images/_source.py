@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ._decode import CorruptImage, decode
 
-Labels = np.ndarray | None  # int64 (N,)
+Labels = np.ndarray | None  # int64 (N,), or (N, C) of a multi-label set
 
 
 class NoSuchSplit(ValueError):
@@ -29,7 +29,7 @@ class Request:
 
 
 class Source(Protocol):
-    """N images; labels int64 (N,) or None. Safe in threads, picklable, holds no open file."""
+    """N images; labels int64 (N,) or (N, C) of 1, 0 and -1, or None. Safe in threads, picklable, holds no open file."""
 
     @property
     def labels(self) -> Labels: ...

@@ -1,0 +1,201 @@
+"""apps/classify as users run it: every command on embedded images, one extraction, clear errors, two ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from classify.cli import main
+from classify.probes import _possible_k
+from classify.protocols import PRESETS
+from eval_probes import KNNProbe
+from indexed_images import open_images
+from multicrop_aug import evaluation, render
+from small_run import ROOT
+from sobel_resnet import ResNet, load_backbone, resnet18, save_backbone
+
+DATA = ("--data", "shapes:n=160,n_val=60")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
+    save_backbone(resnet18(stem="cifar", width=0.125, seed=3), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+def run(command: str, weights: Path, cache: Path, out: Path, *more: str) -> dict[str, Any]:
+    common = ["--weights", str(weights), *DATA, "--cache", str(cache), "--out", str(out), "--device", "cpu", "--quiet"]
+    assert main([command, *common, *more]) == 0
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def everything(weights: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("all")
+    run("all", weights, cache, out / "run", "--shots", "1", "2", "64")
+    return out / "run"
+
+
+def test_all_measures_what_the_labels_allow(everything: Path) -> None:
+    found = json.loads((everything / "results.json").read_text())
+    assert list(found["results"]) == ["knn", "linear", "mhead", "svm", "lowshot", "cluster"]
+    assert set(found["results"]["knn"]["k"]) == {"10", "20", "100", "200"}
+    assert set(found["results"]["mhead"]["taps"]) == {f"feature{i}" for i in range(1, 6)}
+    assert found["results"]["lowshot"]["left_out"] == [64]
+    for row in found["results"]["knn"]["k"].values():
+        low, high = row["interval"]
+        assert 0 <= low <= row["top1"] <= high <= 100
+    assert len(found["weights"]["sha256"]) == 64
+    assert {"torch", "eval-probes"} <= found["versions"].keys()
+    page = (everything / "report.html").read_text()
+    assert "<svg" in page
+    assert "data:image/png" in page
+
+
+def test_knn_is_that_of_the_images(everything: Path, weights: Path) -> None:
+    backbone, _ = load_backbone(weights)
+    features = {}
+    for split in ("train", "val"):
+        images = open_images(DATA[1], split)
+        resident = images.resident()
+        crops = render(resident, evaluation(32, 32).draw(torch.arange(len(images)), 0, (32, 32), 0))[0]
+        with torch.inference_mode():
+            features[split] = (backbone.eval()(crops).clone(), images.labels)
+    scores = KNNProbe((10, 20)).fit(*features["train"]).score(*features["val"])  # type: ignore[arg-type]
+    found = json.loads((everything / "results.json").read_text())["results"]["knn"]["k"]
+    for k in (10, 20):
+        assert found[str(k)]["top1"] == pytest.approx(100 * scores[k]["top1"])
+        assert found[str(k)]["top5"] == pytest.approx(100 * scores[k]["top5"])
+
+
+def test_a_second_probe_makes_no_features(
+    everything: Path, weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the features are in the cache")
+
+    monkeypatch.setattr(ResNet, "stages", refuse)
+    run("cluster", weights, cache, tmp_path / "run", "--k", "5")
+    run("linear", weights, cache, tmp_path / "linear", "--features", "cached", "--epochs", "2", "--lr", "0.1", "1")
+
+
+@pytest.mark.parametrize("command", ["linear", "mhead"])
+def test_fresh_crops(command: str, weights: Path, cache: Path, tmp_path: Path) -> None:
+    found = run(command, weights, cache, tmp_path / "run", "--epochs", "2", "--size", "32", "--resize", "40")
+    result = found["results"][command]
+    assert result["images"] == "random crops, new in each epoch"
+    assert result["epochs"] == 2
+
+
+@pytest.mark.parametrize("preset", [name for name, p in PRESETS.items() if p.command == "mhead"])
+def test_every_augmentation_of_the_presets(preset: str, weights: Path, cache: Path, tmp_path: Path) -> None:
+    run(
+        "mhead", weights, cache, tmp_path / "run", "--preset", preset, "--epochs", "1", "--size", "24", "--resize", "32"
+    )
+
+
+def test_fine_tuning(weights: Path, cache: Path, tmp_path: Path) -> None:
+    more = ["--fraction", "0.1", "--epochs", "2", "--lr", "0.01", "--head-multiplier", "1", "10", "--train-batch", "8"]
+    found = run("semi", weights, cache, tmp_path / "run", *more)["results"]["semi"]
+    assert [(cell["lr"], cell["head_multiplier"]) for cell in found["cells"]] == [(0.01, 1.0), (0.01, 10.0)]
+    assert 0 <= found["best_on_val"]["top1"] <= 100
+
+
+def test_the_newest_run_and_its_own_data(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "odc-1").mkdir(parents=True)
+    save_backbone(load_backbone(weights)[0], "runs/odc-1/backbone.safetensors", metadata={"data": DATA[1]})
+    assert main(["knn"]) == 0
+    assert DATA[1] in capsys.readouterr().out
+    assert main(["knn", "--random-init", "--cache", ""]) == 0
+    assert main(["compare", "runs/classify-knn-1", "runs/classify-knn-2"]) == 0
+    table = capsys.readouterr().out
+    assert "classify-knn-1" in table
+    assert "k=200" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["knn", "--weights", "nowhere.pth"], "nowhere.pth"),
+        (["knn"], "no run under runs/"),
+        (["kmn"], "invalid choice"),
+        (["knn", "--k", "0"], "positive integer"),
+        (["knn", "--weights", "W", "--data", "folder:nowhere"], "nowhere"),
+        (["knn", "--weights", "W", "--data", "npz:unlabelled.npz", "--test", "npz:unlabelled.npz"], "no labels there"),
+        (["knn", "--weights", "W", "--data", "npz:labelled.npz"], "--test SPEC"),
+        (["knn", "--weights", "W", "--device", "cuda"], "no GPU"),
+        (["lowshot", "--weights", "W", *DATA, "--k", "500", "--cache", ""], "take smaller --k"),
+        (["cluster", "--weights", "W", *DATA, "--k", "500", "--cache", ""], "use k <= 60"),
+        (["knn", "--weights", "W", *DATA, "--out", "/proc/run"], "cannot write"),
+        (["compare", "nowhere"], "no results there"),
+    ],
+)
+def test_one_clear_line(
+    arguments: list[str],
+    said: str,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import numpy as np
+
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    monkeypatch.chdir(tmp_path)
+    images = np.zeros((20, 32, 32, 3), np.uint8)
+    np.savez("unlabelled.npz", images=images)
+    np.savez("labelled.npz", images=images, labels=np.arange(20) % 2)
+    assert main([str(weights) if a == "W" else a for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("classify: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["linear", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+    assert "resnet50_linear-8xb32-steplr-100e_in1k" in capsys.readouterr().out
+
+
+def test_shots_that_the_smallest_class_allows() -> None:
+    y = torch.tensor([0] * 8 + [1] * 4 + [2] * 20)
+    assert _possible_k(y, [1, 2, 4, 8]) == ([1, 2, 4], [8])
+    several = torch.tensor([[1, 0], [0, 1], [-1, 1], [1, 0]])
+    assert _possible_k(several, [1, 2, 3]) == ([1], [2, 3])
+
+
+def test_two_ranks_equal_one(everything: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(ROOT / "apps" / "classify"), "knn", "--weights", str(weights), *DATA, "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--cache", str(tmp_path / "features"), "--out", str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((path / "results.json").read_text())["results"]["knn"] for path in (everything, out))
+    assert two["k"] == one["k"]
+    assert two["rankme"] == pytest.approx(one["rankme"], rel=1e-4)
