@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from classify.cli import main
 from classify.probes import _possible_k
 from classify.protocols import PRESETS
 from eval_probes import KNNProbe
-from indexed_images import open_images
+from indexed_images import export_shapes, open_images
 from multicrop_aug import evaluation, render
 from small_run import ROOT
 from sobel_resnet import ResNet, load_backbone, resnet18, save_backbone
@@ -105,6 +106,53 @@ def test_every_augmentation_of_the_presets(preset: str, weights: Path, cache: Pa
     run(
         "mhead", weights, cache, tmp_path / "run", "--preset", preset, "--epochs", "1", "--size", "24", "--resize", "32"
     )
+
+
+@pytest.mark.parametrize("command", ["all", "svm"])
+def test_several_labels_an_image(command: str, weights: Path, tmp_path: Path) -> None:
+    data = export_shapes(tmp_path / "voc", "voc", n_train=120, n_val=40, size=32)
+    more = ["--weights", str(weights), "--data", data, "--out", str(tmp_path / "run"), "--cache", "", "--size", "32"]
+    more += ["--shots", "1", "2"] if command == "all" else ["--taps", "feature4", "feature5", "--costs", "vissl"]
+    assert main([command, *more]) == 0
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["squash"] is True
+    assert list(found["results"]) == (["svm", "lowshot"] if command == "all" else ["svm"])
+    assert 0 < found["results"]["svm"]["mean_ap"] <= 100
+
+
+def test_knn_of_several_labels_is_refused(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = export_shapes(tmp_path / "voc", "voc", n_train=20, n_val=10, size=32)
+    assert main(["knn", "--weights", str(weights), "--data", data, "--out", str(tmp_path / "run")]) == 2
+    assert "one class an image" in capsys.readouterr().err
+
+
+def test_the_real_voc_reader(weights: Path, data_folder: Path, tmp_path: Path) -> None:
+    archive = data_folder / "voc" / "voc2012_subset.tar"
+    if not archive.exists():
+        pytest.skip("no voc2012_subset.tar among the real images")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "voc", filter="data")
+    kit = next((tmp_path / "voc").rglob("ImageSets")).parent
+    more = ["--data", f"voc07:{kit}", "--size", "64", "--resize", "72", "--cache", "", "--out", str(tmp_path / "run")]
+    assert main(["svm", "--weights", str(weights), *more]) == 0
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0 < found["results"]["svm"]["mean_ap"] <= 100
+    assert len(found["results"]["svm"]["taps"]["feature5"]["ap"]) == 20
+
+
+def test_a_subset_list(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = export_shapes(tmp_path / "set", "imagenet", n_train=60, n_val=20, size=32)
+    files = sorted((tmp_path / "set").rglob("train/*/*.*"))[::3]
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{file.parent.name}/{file.name} 0\n" for file in files))
+    command = ["semi", "--weights", str(weights), "--data", data, "--size", "32", "--epochs", "1", "--lr", "0.01"]
+    command += ["--head-multiplier", "1", "--list", str(listed), "--workers", "0"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["results"]["semi"]["n_images"] == len(files)
+    listed.write_text("nothing/here.jpg 0\n")
+    assert main([*command, "--out", str(tmp_path / "again")]) == 2
+    assert "nothing/here.jpg" in capsys.readouterr().err
 
 
 def test_fine_tuning(weights: Path, cache: Path, tmp_path: Path) -> None:

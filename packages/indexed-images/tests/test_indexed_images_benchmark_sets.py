@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 import torch
-from indexed_images import CorruptImage, open_images
+from indexed_images import CorruptImage, NoSuchSplit, open_images
 from PIL import Image
 
 WNIDS = [f"n{10_000_000 + 37 * k}" for k in range(1000)]
@@ -48,6 +48,7 @@ def test_imagenet_classes_are_sorted_wnids(tmp_path):
 def test_imagenet_without_all_classes_is_refused(tmp_path):
     spec = f"imagenet:{tmp_path}"
     _refused(FileNotFoundError, "no folder train/ in .*, only nothing", spec)
+    _refused(NoSuchSplit, "no folder val/", spec, "val")
     _class_folders(tmp_path / "train", WNIDS[:997])
     _refused(FileNotFoundError, "holds 997 of 1,000 class folders .*write folder:", spec)
     _class_folders(tmp_path / "val")
@@ -118,6 +119,7 @@ def test_places205(tmp_path, layout, separator):
 def test_places205_refusals(tmp_path):
     spec = f"places205:{tmp_path}"
     _refused(FileNotFoundError, "no file train_places205.csv or trainvalsplit_places205/train", spec)
+    _refused(NoSuchSplit, "no file val_places205.csv", spec, "val")
     (tmp_path / "train_places205.csv").write_text("a/abbey/x.jpg 205\n")
     _refused(ValueError, "from 0 to 204, got '205'", spec)
     (tmp_path / "train_places205.csv").write_text("\n")

@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from indexed_images import SHAPES_CLASS_NAMES, draw_shapes, export_shapes, open_images
+from indexed_images import SHAPES_CLASS_NAMES, ShapesBatch, draw_shapes, export_shapes, open_images
 
 
 def _apart(image, drawn):
@@ -52,6 +52,15 @@ def test_voc_layout_is_read_back(tmp_path):
     for file in year.glob("ImageSets/Main/*_*.txt"):
         file.unlink()
     assert np.array_equal(open_images(spec, "val").labels, images.labels)  # from the annotations
+
+
+def test_one_easy_object_of_a_class_is_enough(tmp_path, monkeypatch):
+    boxes = torch.tensor([[0, 0, 16, 16], [0, 0, 4, 4]])  # easy, then difficult
+    batch = ShapesBatch(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 0]), boxes, torch.empty(0))
+    monkeypatch.setattr("indexed_images._export.draw_shapes", lambda *_: batch)
+    spec = export_shapes(tmp_path, "voc", n_train=1, n_val=1, size=16)
+    assert open_images(spec).labels.sum() == 1
+    assert (tmp_path / "VOC2007/ImageSets/Main/plain-disc_trainval.txt").read_text() == "000001  1\n"
 
 
 def test_export_refusals(tmp_path):

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from indexed_images import open_images
+from indexed_images import NoSuchSplit, open_images
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -91,7 +91,7 @@ def test_refusals_say_what_to_do(tmp_path):
     year = _year(tmp_path)
     main = year / "ImageSets/Main"
     (main / "test.txt").rename(tmp_path / "test.txt")
-    refused(FileNotFoundError, r"unpack VOCtest_06-Nov-2007.tar", "val")
+    refused(NoSuchSplit, r"unpack VOCtest_06-Nov-2007.tar", "val")
     assert len(open_images(f"voc07:{tmp_path}")) == 3  # still trainval
     (main / "dog_trainval.txt").write_text("000005 1\n000007 0\n")
     refused(ValueError, "1 of 3 images have no line, the first is '000012'")

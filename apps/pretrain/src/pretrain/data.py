@@ -36,14 +36,21 @@ def open_for_validation(settings: Data) -> IndexedImages | None:
             images = _open(settings, settings.val, "val", "raise", "--val")
         except NoSuchSplit:
             images = _open(settings, settings.val, "train", "raise", "--val")
-        if images.labels is None:
-            raise BadInput(f"--val {settings.val}: no labels there, and the kNN score needs them; leave --val out")
+        if class_labels(images) is None:
+            raise BadInput(
+                f"--val {settings.val}: no labels there, one an image, and the kNN score needs them; leave --val out"
+            )
         return images
     try:
         images = _open(settings, settings.data, "val", "raise", "--data")
     except NoSuchSplit:
         return None
-    return images if images.labels is not None else None
+    return images if class_labels(images) is not None else None
+
+
+def class_labels(images: IndexedImages) -> Tensor | None:
+    """(N,) int64; None without labels, or with several an image."""
+    return images.labels if images.labels is not None and images.labels.ndim == 1 else None
 
 
 def _open(settings: Data, spec: str, split: str, on_corrupt: Literal["raise", "replace"], option: str) -> IndexedImages:

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pretrain.build import build_method, build_optimizer, prepare_step
 from pretrain.config import Settings
-from pretrain.data import Loader, eval_recipe, open_for_training, open_for_validation, train_recipe
+from pretrain.data import Loader, class_labels, eval_recipe, open_for_training, open_for_validation, train_recipe
 from pretrain.errors import BadInput, TrainingFailed
 from pretrain.evaluate import KnnScore
 from pretrain.interrupt import Interrupted, StopSignal
@@ -65,8 +65,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     run = Run(fabric, method, centres_of, crops_of, n, steps_per_epoch, batch, progress=screen.doing)
     watch = Watch(method, steps_per_epoch, settings.lr, stop=settings.on_collapse == "stop")
     score = None
-    if images.labels is not None:
-        score = KnnScore.prepare(images.labels, settings.knn_images, settings.seed)
+    if (labels := class_labels(images)) is not None:
+        score = KnnScore.prepare(labels, settings.knn_images, settings.seed)
         if queries is not None:
             held_out = Loader(queries, eval_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
             score = replace(score, queries=held_out, query_labels=queries.labels)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pretrain import figures
 from pretrain.config import Settings
+from pretrain.data import class_labels
 from pretrain.keys import generator
 from pretrain.recipe_files import dump
 from pretrain.run_folder import RunFolder
@@ -61,7 +62,8 @@ def write_report(
 
 
 def _colours(images: IndexedImages, assignments: Tensor) -> Tensor:
-    return assignments if images.labels is None else images.labels
+    labels = class_labels(images)
+    return assignments if labels is None else labels
 
 
 def _cluster_montages(images: IndexedImages, assignments: Tensor, sizes: Tensor, seed: int) -> list[Montage]:

@@ -1,6 +1,6 @@
-"""Images from any source as one indexed dataset: folders, lists, archives, classic sets and two embedded worlds.
+"""Images from any source as one indexed dataset: folders, lists, archives, benchmark sets and two embedded worlds.
 
-images = open_images("folder:photos")            # or "shapes", "tar:shards-{000..012}.tar", "cifar10", ...
+images = open_images("folder:photos")            # or "shapes", "tar:shards-{000..012}.tar", "voc07:VOCdevkit", ...
 image, index, label = images[3]                  # uint8 (3, H, W), 3, class or -1
 small = images.resident("cpu", size=64)          # all of them, uint8 (N, 3, 64, 64)
 scene = draw_shapes(seed=0, split="val", indices=range(8), size=32)   # images, labels, boxes, masks

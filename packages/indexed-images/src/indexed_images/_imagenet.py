@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ._decode import EXTENSIONS
-from ._listed import class_indices, read_pairs, root_folder
+from ._listed import absent, class_indices, read_pairs, root_folder
 from ._source import FileSource, Request, encode_names
 
 _N_CLASSES = 1_000
@@ -23,7 +23,7 @@ def open_imagenet(request: Request) -> FileSource:
     root = root_folder(request, "imagenet", "train/ and val/, 1,000 class folders each")
     split = "train" if request.split == "train" else "val"
     if not (root / split).is_dir():
-        raise FileNotFoundError(f"imagenet: no folder {split}/ in {str(root)!r}, only {_content(root)}")
+        raise absent(request, f"imagenet: no folder {split}/ in {str(root)!r}, only {_content(root)}")
     wnids = _wnids(root / split)
     if split == "val" and not wnids and (flat := _images(root / "val")):
         return _open_flat(root, flat)

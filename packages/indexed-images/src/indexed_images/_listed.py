@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._source import Request
+from ._source import NoSuchSplit, Request
 
 _PAIR = re.compile(r"(.*[^,\s])[,\s]+(\S+)")
 _LOOKED_FOR = 1_000  # images of a list: enough to meet a missing archive, milliseconds on a disk, a second on a network
@@ -20,12 +20,18 @@ def root_folder(request: Request, name: str, content: str) -> Path:
     return root
 
 
-def first_file(root: Path, candidates: tuple[str, ...], name: str) -> Path:
-    """The first of the candidates, relative to root, that is a file; raises FileNotFoundError naming them all."""
+def absent(request: Request, message: str) -> Exception:
+    """What to raise where the split is not there: FileNotFoundError for train, NoSuchSplit for one held out, which a
+    training run can do without."""
+    return FileNotFoundError(message) if request.split == "train" else NoSuchSplit(message)
+
+
+def first_file(request: Request, root: Path, candidates: tuple[str, ...], name: str) -> Path:
+    """The first of the candidates, relative to root, that is a file; raises as `absent` does, naming them all."""
     for candidate in candidates:
         if (root / candidate).is_file():
             return root / candidate
-    raise FileNotFoundError(f"{name}: no file {' or '.join(candidates)} in {str(root)!r}")
+    raise absent(request, f"{name}: no file {' or '.join(candidates)} in {str(root)!r}")
 
 
 def read_pairs(file: Path) -> tuple[list[str], list[str]]:
@@ -58,9 +64,9 @@ def require_images(paths: list[str], file: Path, hint: str) -> None:
 
     A file that slips through is named when it is read, as any corrupt one."""
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_FOR)).astype(np.int64))
-    absent = [paths[i] for i in chosen if not os.path.exists(paths[i])]
-    if len(absent) > len(chosen) // 100:
+    gone = [paths[i] for i in chosen if not os.path.exists(paths[i])]
+    if len(gone) > len(chosen) // 100:
         raise FileNotFoundError(
-            f"{file} lists {len(paths):,} images; of {len(chosen):,} looked for, {len(absent):,} are not there, "
-            f"the first is {absent[0]!r}: {hint}"
+            f"{file} lists {len(paths):,} images; of {len(chosen):,} looked for, {len(gone):,} are not there, "
+            f"the first is {gone[0]!r}: {hint}"
         )

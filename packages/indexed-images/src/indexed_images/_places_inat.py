@@ -20,7 +20,7 @@ def open_places205(request: Request) -> FileSource:
     """
     root = root_folder(request, "places205", "train_places205.csv, val_places205.csv and images256/")
     name = f"{'train' if request.split == 'train' else 'val'}_places205.csv"
-    file = first_file(root, (name, f"trainvalsplit_places205/{name}"), "places205")
+    file = first_file(request, root, (name, f"trainvalsplit_places205/{name}"), "places205")
     names, found = read_pairs(file)
     labels = class_indices(found, _N_PLACES, file)
     images = next((root / folder for folder in _PLACES_IMAGES if (root / folder).is_dir()), root)
@@ -45,7 +45,7 @@ def open_inat18(request: Request) -> FileSource:
     """
     root = root_folder(request, "inat18", "train2018.json, val2018.json and train_val2018/")
     name = f"{'train' if request.split == 'train' else 'val'}2018.json"
-    file = first_file(root, (name, f"annotations/{name}"), "inat18")
+    file = first_file(request, root, (name, f"annotations/{name}"), "inat18")
     try:
         content: dict[str, list[dict[str, Any]]] = json.loads(file.read_bytes())
         category = {a["image_id"]: a["category_id"] for a in content["annotations"]}

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ._listed import require_images, root_folder
+from ._listed import absent, require_images, root_folder
 from ._source import FileSource, Request
 
 _CONTENT = "VOC2007/ with JPEGImages, Annotations and ImageSets/Main"
@@ -26,7 +26,7 @@ def open_voc07(request: Request) -> FileSource:
     file = lists / f"{split}.txt"
     if not file.is_file():
         archive = f"VOC{split}_06-Nov-2007.tar" if train == "trainval" else "its archive"
-        raise FileNotFoundError(f"voc07: no list {str(file)!r}: unpack {archive} there")
+        raise absent(request, f"voc07: no list {str(file)!r}: unpack {archive} there")
     ids = _ids(file)
     if not ids:
         raise ValueError(f"{file} names no image: expected one image id per line")
