@@ -191,6 +191,7 @@ def test_the_newest_run_and_its_own_data(
         (["lowshot", "--weights", "W", *DATA, "--k", "500", "--cache", ""], "take smaller --k"),
         (["cluster", "--weights", "W", *DATA, "--k", "500", "--cache", ""], "use k <= 60"),
         (["knn", "--weights", "W", *DATA, "--out", "/proc/run"], "cannot write"),
+        (["svm", "--weights", "W", *DATA, "--taps", "layer4"], "invalid choice"),
         (["compare", "nowhere"], "no results there"),
     ],
 )
@@ -215,6 +216,7 @@ def test_one_clear_line(
     assert error.startswith("classify: ")
     assert said in error
     assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from classify.errors import BadInput
-from classify.protocols import DEFAULT_PRESET, PRESETS
+from classify.protocols import DEFAULT_PRESET, PRESETS, TAPS
 
 COMMANDS = {
     "knn": "nearest neighbours, all k from one pass",
@@ -150,7 +150,12 @@ def _own(sub: argparse.ArgumentParser, name: str) -> None:
             "--costs", choices=("voc07", "vissl"), default="voc07", help="list of 19 costs, or VISSL's of 11"
         )
         own.add_argument(
-            "--taps", nargs="+", default=["feature5"], metavar="TAP", help="feature1 ... feature5, avgpool (feature5)"
+            "--taps",
+            nargs="+",
+            default=["feature5"],
+            metavar="TAP",
+            choices=TAPS,
+            help="feature1 ... feature5, avgpool (feature5)",
         )
     if name in ("lowshot", "all"):
         flag = "--k" if name == "lowshot" else "--shots"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from eval_probes import TapFeatures, extract_features, features_key
+from indexed_images import IndexedImages
 from sobel_resnet import ResNet
 from torch import Tensor
 
@@ -45,7 +47,7 @@ class Extractor:
         # every tap goes to the cache, so that any other probe finds its own
         folder = None
         if self.cache is not None:
-            about = (images.spec, which, str(len(images)), f"{sets.size}/{sets.resize}/{squash}", self.precision)
+            about = (_content_key(images), f"{sets.size}/{sets.resize}/{squash}", self.precision)
             share = f"{self.rank}/{self.world}" if self.world > 1 else ""
             folder = self.cache / features_key({}, self.weights_sha256, *about, *taps, share)[:20]
 
@@ -68,6 +70,18 @@ class Extractor:
         return TapFeatures(
             {tap: _gather(x, self.device) for tap, x in mine.x.items()}, _gather(mine.labels, self.device)
         )
+
+
+def _content_key(images: IndexedImages) -> str:
+    """Of all names and labels, and the pixels of a few images: files that change places or content get another key."""
+    digest = hashlib.sha256()
+    for i in range(len(images)):
+        digest.update(images.name(i).encode(errors="surrogateescape") + b"\0")
+    if images.labels is not None:
+        digest.update(images.labels.numpy().tobytes())
+    for i in torch.linspace(0, len(images) - 1, 16).long().tolist():
+        digest.update(images[i].image.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _gather(rows: Tensor, device: torch.device) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ Results = dict[str, Any]
 Group = tuple[str, list[str]]  # title and columns
 
 
-def new_folder(out: str | None, command: str) -> Path:
-    """--out, or the next free runs/classify-COMMAND-N; made, and found writable, before any work."""
+@contextmanager
+def new_folder(out: str | None, command: str, *, make: bool) -> Iterator[Path]:
+    """--out, or the next free runs/classify-COMMAND-N; made, and found writable, before any work.
+
+    Taken away again if nothing came of the work. make=False is for ranks that write nothing."""
     if out is not None:
         path = Path(out)
     else:
@@ -28,13 +32,20 @@ def new_folder(out: str | None, command: str) -> Path:
             n += 1
     if (path / "results.json").exists():
         raise BadInput(f"--out {path}: there are results already; choose another --out")
+    if not make:
+        yield path
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise BadInput(f"--out {path}: cannot write there ({error.strerror}); choose another --out") from None
-    return path
+    try:
+        yield path
+    finally:
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 def write(path: Path, text: str) -> None:

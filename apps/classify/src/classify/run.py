@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,6 @@ def run(options: argparse.Namespace, rank: int, world: int, began: float) -> Non
     device = torch.device("cpu")
     if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available()):
         device = torch.device("cuda", rank % torch.cuda.device_count())
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     console = Console(quiet=rank > 0, highlight=False, soft_wrap=True)
 
     # ---- weights, data ----
@@ -44,13 +44,16 @@ def run(options: argparse.Namespace, rank: int, world: int, began: float) -> Non
     data = options.data or weights.data or "shapes"
     sets = open_sets(data, options.test, options.size, options.resize, download=options.download)
     wanted = _wanted(options.command, sets)
-    folder = results.new_folder(options.out, options.command) if rank == 0 else None
     if not options.quiet:
         console.print(f"weights    {weights.what}\n           {weights.path}", markup=False)
         console.print(f"data       {data}: {len(sets.train):,} to train, {len(sets.test):,} to test", markup=False)
 
-    # ---- features ----
-    with Progress(console, quiet=options.quiet) as progress:
+    with (
+        _process_group(world, device),
+        results.new_folder(options.out, options.command, make=rank == 0) as folder,
+        Progress(console, quiet=options.quiet) as progress,
+    ):
+        # ---- features ----
         extractor = Extractor(
             weights.backbone.to(device),
             weights.sha256,
@@ -68,23 +71,34 @@ def run(options: argparse.Namespace, rank: int, world: int, began: float) -> Non
             train, test = extractor.train_and_test(sets, TAPS, squash=sets.multi_label)
         if rank > 0:
             return
+
         # ---- probes ----
         found: dict[str, Any] = {}
         for name in wanted:
-            progress(f"{name}", 0.0)
+            progress(name, 0.0)
             found[name] = _probe(name, options, sets, extractor, train, test)
 
-    # ---- results ----
-    assert folder is not None
-    record = _record(options, weights, data, sets, found, time.monotonic() - began)
-    results.write(folder / "results.json", dump(record))
-    results.write(folder / "report.html", render(record, sets, train, test))
+        # ---- results ----
+        record = _record(options, weights, data, sets, found, time.monotonic() - began)
+        results.write(folder / "results.json", dump(record))
+        results.write(folder / "report.html", render(record, sets, train, test))
     for table in results.tables([(folder.name, record)]):
         console.print(table)
     if sets.size != 224:
         console.print(f"taps are pooled adaptively, as crops have {sets.size} px and the published pools are for 224")
     console.print(f"results    {folder / 'results.json'}\nreport     {folder / 'report.html'}", markup=False)
     console.print(f"took       {time.monotonic() - began:.0f} s", markup=False)
+
+
+@contextmanager
+def _process_group(world: int, device: torch.device) -> Iterator[None]:
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        if world > 1:
+            dist.destroy_process_group()
 
 
 def _wanted(command: str, sets: Sets) -> list[str]:

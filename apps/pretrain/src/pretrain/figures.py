@@ -32,12 +32,15 @@ _STYLE: Any = {
 
 
 def curves(metrics: list[dict[str, Any]]) -> Markup:
-    """Loss, change of labels, kNN and evenness of the clusters against the step; panels without data are left out."""
+    """Loss, kNN, clusters and embeddings against the step; panels without data are left out."""
     panels = [
         ("loss", "loss", 1.0),
         ("knn_top1", "kNN top-1, %", 1.0),
         ("change", "labels changed, % of the batch", 100.0),
         ("effective_clusters", "effective number of clusters", 1.0),
+        ("nmi", "agreement with the clusters before (NMI)", 1.0),
+        ("code_entropy", "entropy of the codes, nats", 1.0),
+        ("rankme", "effective rank of the embeddings", 1.0),
     ]
     have = [(key, title, factor) for key, title, factor in panels if any(key in line for line in metrics)]
     with mpl.rc_context(_STYLE):

@@ -114,6 +114,9 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         f"({settings_precision(fabric)}); run folder {folder.path}"
     )
 
+    if method.remark:
+        screen.say(method.remark)
+
     with screen, StopSignal(group) as stop:
         # ---- start ----
         knn_before = knn = saved.get("knn_top1_random_init")

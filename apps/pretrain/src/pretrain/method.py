@@ -19,6 +19,7 @@ class Method(nn.Module):
     k: int  # clusters or prototypes; of a method with several clusterings, of each
     embeddings: Tensor  # (rows, D) of the last loss, without gradient: watched for collapse
     remedies: tuple[str, ...]  # against collapse, the most likely first
+    remark: str | None = None  # said before training starts
 
     # ---- the four moments ----
 

@@ -44,7 +44,7 @@ class Swav(Method):
         self.frozen_steps = n_images // batch if frozen is None else frozen
         length = default_queue(batch, self.k) if settings.queue is None else settings.queue
         try:
-            check_equipartition(batch, length, self.k)
+            self.remark = check_equipartition(batch, length, self.k)
         except ValueError as error:
             raise BadInput(f"no balanced codes are possible: {error}") from None
         self.backbone = backbone
