@@ -38,6 +38,14 @@ def test_whitening_names_what_is_wrong() -> None:
     assert not PCAWhitening(2).fit(x := features(9, 3)).transform(x.mean(0, keepdim=True)).isnan().any()
 
 
+def test_at_most_takes_what_directions_there_are() -> None:
+    x = features(5, 8)  # five rows vary along four directions
+    torch.testing.assert_close(PCAWhitening(6, at_most=True).fit(x).transform(x), PCAWhitening(4).fit(x).transform(x))
+    assert PCAWhitening(3, at_most=True).fit(x).transform(x).shape == (5, 3)
+    with pytest.raises(ValueError, match="all rows of x are the same"):
+        PCAWhitening(2, at_most=True).fit(torch.ones(5, 3))
+
+
 def test_balanced_draws_are_balanced() -> None:
     assignments = torch.tensor([0] * 1000 + [3] * 10 + [7] + [-100] * 50)
     drawn = balanced_indices(assignments, 300, seed=1)
