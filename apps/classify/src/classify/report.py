@@ -19,7 +19,7 @@ from torch import Tensor
 
 from classify.data import Sets
 from classify.probes import labels
-from classify.results import Results, cells
+from classify.results import Results, rows
 
 TILE, N_QUERIES, N_NEIGHBOURS, MOST_CLASSES = 64, 10, 9, 40
 
@@ -34,7 +34,7 @@ def render(results: Results, sets: Sets, train: TapFeatures | None, test: TapFea
     page = Environment(loader=PackageLoader("classify", "."), autoescape=True).get_template("report.html.j2")
     return page.render(
         results=results,
-        tables=cells(results),
+        tables=rows(results),
         confusion=confusion,
         gallery=gallery,
         sizes=(len(sets.train), len(sets.test)),
