@@ -113,7 +113,7 @@ def wheels(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Speed against peers, both sides in one run."""
     _sync(session)
-    session.run("pytest", "benchmarks", "--benchmark-only", "-o", "python_files=bench_*.py", *session.posargs)
+    session.run("pytest", "benchmarks", "-n0", "--benchmark-only", "-o", "python_files=bench_*.py", *session.posargs)
 
 
 @nox.session(default=False)

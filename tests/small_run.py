@@ -4,7 +4,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COMMON = [
-    *("--data", "shapes:n=120", "--val", "shapes:n=60"),
+    *("--data", "shapes:n=120", "--val", "shapes:n_val=60"),
     *("--arch", "resnet18", "--width", "0.125", "--stem", "imagenet"),
     *("--epochs", "2", "--batch", "30", "--k", "6"),
     *("--knn-every", "1", "--log-every", "1", "--workers", "0", "--device", "cpu", "--no-report"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,6 +35,11 @@ class Sets:
     @property
     def test_labels(self) -> Tensor:
         return _labels(self.test)
+
+    @property
+    def pool(self) -> Literal["specified", "adaptive"]:
+        """The pools of published tables are for crops of 224 px; other sizes are pooled to as many pixels."""
+        return "specified" if self.size == 224 else "adaptive"
 
     @property
     def multi_label(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,16 +53,15 @@ class Extractor:
         def done(n: int) -> None:
             self.progress(f"features of the {which} images", n / max(1, len(rows)))
 
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*pooled adaptively.*")  # the table says so
-            mine = extract_features(
-                self.backbone,
-                batches.from_row(self.batch, done),
-                taps=taps,
-                precision=self.precision,
-                cache=folder,
-                progress=done,
-            )
+        mine = extract_features(
+            self.backbone,
+            batches.from_row(self.batch, done),
+            taps=taps,
+            pool=sets.pool,
+            precision=self.precision,
+            cache=folder,
+            progress=done,
+        )
         if self.world == 1:
             return mine
         assert mine.labels is not None

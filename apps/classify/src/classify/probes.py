@@ -205,7 +205,7 @@ def _fresh(
                 torch.autocast(device.type, torch.bfloat16, enabled=extractor.precision == "bf16"),
             ):
                 maps = extractor.backbone.stages(crops.to(device, non_blocking=True))
-                x = {tap: z.clone() for tap, z in pool_taps(maps, taps).items()}
+                x = {tap: z.clone() for tap, z in pool_taps(maps, taps, sets.pool).items()}
             yield {tap: z.clone() for tap, z in x.items()}, y  # cloned outside inference mode: heads train on them
         extractor.progress(f"{PRESETS[preset].command} on fresh crops", (epoch + 1) / epochs)
 
