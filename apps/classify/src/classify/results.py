@@ -121,7 +121,7 @@ def tables(named: Sequence[tuple[str, Results]]) -> list[Table]:
         labelled = any(label for _, label, _ in lines)
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in [*(["run"] if len(found) > 1 else []), *(["choice"] if labelled else [])]:
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, overflow="fold", no_wrap=heading == "choice")
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
         for name, label, cells in lines:
