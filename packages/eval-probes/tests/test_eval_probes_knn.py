@@ -190,3 +190,14 @@ def test_neighbours_in_a_sorted_bank(order: str, small_blocks: None) -> None:
     bank = bank if order == "falling" else bank.flip(0)
     indices, _ = nearest_neighbours(torch.tensor([[1.0, 0.0]]), bank, 5)
     assert indices.tolist() == [[0, 1, 2, 3, 4] if order == "falling" else [999, 998, 997, 996, 995]]
+
+
+def test_hits_are_what_the_score_is_the_mean_of() -> None:
+    g = torch.Generator().manual_seed(4)
+    x, y = torch.randn(40, 6, generator=g), torch.randint(0, 5, (40,), generator=g)
+    q, t = torch.randn(30, 6, generator=g), torch.randint(0, 7, (30,), generator=g)  # classes 5, 6: never right
+    probe = KNNProbe((1, 7)).fit(x, y)
+    for k, hits in probe.hits(q, t).items():
+        assert torch.equal(hits[:, 0], probe.predict(q, k) == t)
+        assert not (hits[:, 0] & ~hits[:, 1]).any()
+        assert probe.score(q, t)[k] == {"top1": int(hits[:, 0].sum()) / 30, "top5": int(hits[:, 1].sum()) / 30}

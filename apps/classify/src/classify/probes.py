@@ -39,13 +39,19 @@ Rows = Callable[[int], Iterable[tuple[Any, Tensor]]]
 
 def knn(train: TapFeatures, test: TapFeatures, k: Sequence[int], temperature: float) -> Result:
     """Cosine neighbours of average-pooled features; every k from one pass."""
-    y_train, y_test = labels(train), labels(test)
-    probe = KNNProbe(tuple(k), temperature).fit(train.x["avgpool"], y_train)
-    scores = probe.score(test.x["avgpool"], y_test)
-    result: Result = {"temperature": temperature, "k": {}}
-    for n, accuracy in scores.items():
-        right = probe.predict(test.x["avgpool"], n) == y_test
-        result["k"][str(n)] = {**_percent(accuracy), "interval": _interval(right)}
+    probe = KNNProbe(tuple(k), temperature).fit(train.x["avgpool"], labels(train))
+    hits = probe.hits(test.x["avgpool"], labels(test))
+    result: Result = {
+        "temperature": temperature,
+        "k": {
+            str(n): {
+                "top1": 100 * float(right[:, 0].double().mean()),
+                "top5": 100 * float(right[:, 1].double().mean()),
+                "interval": _interval(right[:, 0]),
+            }
+            for n, right in hits.items()
+        },
+    }
     return result | {"rankme": rankme(test.x["avgpool"].float())}
 
 

@@ -239,7 +239,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         f"backbone   {folder.backbone}\n"
         f"{report}"
         f"took       {duration(saved.get('wall_s', 0.0) + time.monotonic() - began)}\n"
-        f"next       uv run apps/pretrain {settings.method} --data folder:PATH   (your own images, labels or not)"
+        f"next       uv run apps/classify   (every benchmark of this backbone)\n"
+        f"           uv run apps/pretrain {settings.method} --data folder:PATH   (your own images, labels or not)"
     )
 
 

@@ -49,10 +49,14 @@ class KNNProbe:
 
         top5: the true class is among the five highest scores; classes without a vote score 0. A label that the train
         set lacks is never right."""
+        return _accuracies(self.hits(x, y))
+
+    def hits(self, x: Tensor, y: Tensor) -> dict[int, Tensor]:
+        """What `score` is the mean of: {k: (M, 2) bool}, right in top 1 and in top 5, for each query."""
         bank = self._fitted()
         check_rows(x, "x")
         _check_labels(y, x)
-        return self._accuracies(*stream_topk(x, bank, max(self.k)), y)
+        return self._hits(*stream_topk(x, bank, max(self.k)), y)
 
     def leave_one_out_score(self) -> dict[int, dict[str, float]]:
         """As `score`, each train sample against all the others; ValueError if there are none."""
@@ -60,27 +64,27 @@ class KNNProbe:
         if len(bank) < 2:
             raise ValueError("leave-one-out needs at least 2 train samples, got 1")
         neighbours = stream_topk(bank, bank, max(self.k), skip_self=True)
-        return self._accuracies(*neighbours, self.classes_[self.y_])
+        return _accuracies(self._hits(*neighbours, self.classes_[self.y_]))
 
     def _fitted(self) -> Tensor:
         if not hasattr(self, "x_"):
             raise ValueError("this KNNProbe has no train features yet: call fit(x, y) first")
         return self.x_
 
-    def _accuracies(self, indices: Tensor, similarity: Tensor, y: Tensor) -> dict[int, dict[str, float]]:
+    def _hits(self, indices: Tensor, similarity: Tensor, y: Tensor) -> dict[int, Tensor]:
         y = y.to(indices.device)
         classes = self.classes_.to(indices.device)
         true = torch.searchsorted(classes, y).clamp(max=len(classes) - 1)  # (M,) index into classes, where known
         known = classes[true] == y
-        right = {k: {"top1": 0, "top5": 0} for k in self.k}
+        right = {k: torch.zeros(len(y), 2, dtype=torch.bool, device=y.device) for k in self.k}
         for rows, k, scores in self._votes(indices, similarity, self.k):
             t = true[rows, None]
             own = scores.gather(1, t)
             earlier = torch.arange(len(classes), device=t.device) < t
             rank = ((scores > own) | ((scores == own) & earlier)).sum(1)  # classes placed before the true one
-            right[k]["top1"] += int(((rank < 1) & known[rows]).sum())
-            right[k]["top5"] += int(((rank < 5) & known[rows]).sum())
-        return {k: {name: n / len(y) for name, n in counts.items()} for k, counts in right.items()}
+            right[k][rows, 0] = (rank < 1) & known[rows]
+            right[k][rows, 1] = (rank < 5) & known[rows]
+        return right
 
     def _votes(self, indices: Tensor, similarity: Tensor, ks: Sequence[int]) -> Iterator[tuple[slice, int, Tensor]]:
         """Class scores (rows, C) float64 for slices of the queries and each k in rising order; one buffer, reused."""
@@ -96,6 +100,10 @@ class KNNProbe:
                 scores.scatter_add_(1, votes[:, n_counted:k], weights[:, n_counted:k])
                 n_counted = k
                 yield rows, k, scores
+
+
+def _accuracies(hits: dict[int, Tensor]) -> dict[int, dict[str, float]]:
+    return {k: {name: int(h[:, i].sum()) / len(h) for i, name in enumerate(("top1", "top5"))} for k, h in hits.items()}
 
 
 def _check_labels(y: Tensor, x: Tensor) -> None:
