@@ -39,9 +39,17 @@ class Extractor:
         """Features {tap: (N, D)} of both sets, in the order of their images, the same on every rank."""
         return self._features(sets, "train", taps, squash), self._features(sets, "test", taps, squash)
 
+    def share(self, rows: Tensor) -> Tensor:
+        """This rank's part of rows that all ranks have."""
+        return rows.tensor_split(self.world)[self.rank]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks in order of rank, on the CPU; `gather(share(rows))` equals rows. Collective."""
+        return rows if self.world == 1 else _gather(rows, self.device)
+
     def _features(self, sets: Sets, which: str, taps: Sequence[str], squash: bool) -> TapFeatures:
         images = sets.train if which == "train" else sets.test
-        rows = torch.arange(len(images)).tensor_split(self.world)[self.rank]
+        rows = self.share(torch.arange(len(images)))
         batches = Batches(images, sets, rows, squash=squash, workers=self.workers)
         # every tap goes to the cache, so that any other probe finds its own
         folder = None
@@ -62,12 +70,8 @@ class Extractor:
             cache=folder,
             progress=done,
         )
-        if self.world == 1:
-            return mine
         assert mine.labels is not None
-        return TapFeatures(
-            {tap: _gather(x, self.device) for tap, x in mine.x.items()}, _gather(mine.labels, self.device)
-        )
+        return TapFeatures({tap: self.gather(x) for tap, x in mine.x.items()}, self.gather(mine.labels))
 
 
 def _content_key(images: IndexedImages) -> str:

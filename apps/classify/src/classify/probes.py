@@ -37,10 +37,11 @@ Result = dict[str, Any]
 Rows = Callable[[int], Iterable[tuple[Any, Tensor]]]
 
 
-def knn(train: TapFeatures, test: TapFeatures, k: Sequence[int], temperature: float) -> Result:
-    """Cosine neighbours of average-pooled features; every k from one pass."""
+def knn(train: TapFeatures, test: TapFeatures, extractor: Extractor, k: Sequence[int], temperature: float) -> Result:
+    """Cosine neighbours of average-pooled features; every k from one pass, ranks share the queries. Collective."""
     probe = KNNProbe(tuple(k), temperature).fit(train.x["avgpool"], labels(train))
-    hits = probe.hits(test.x["avgpool"], labels(test))
+    mine = probe.hits(extractor.share(test.x["avgpool"]), extractor.share(labels(test)))
+    hits = {n: extractor.gather(right.byte()).bool() for n, right in mine.items()}
     result: Result = {
         "temperature": temperature,
         "k": {

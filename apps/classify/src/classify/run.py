@@ -69,14 +69,13 @@ def run(options: argparse.Namespace, rank: int, world: int, began: float) -> Non
         train, test = None, None
         if wanted != ["semi"]:
             train, test = extractor.train_and_test(sets, TAPS, squash=sets.multi_label)
-        if rank > 0:
-            return
-
         # ---- probes ----
         found: dict[str, Any] = {}
-        for name in wanted:
+        for name in wanted if rank == 0 else [name for name in wanted if name == "knn"]:
             progress(name, 0.0)
             found[name] = _probe(name, options, sets, extractor, train, test)
+        if rank > 0:
+            return
 
         # ---- results ----
         record = _record(options, weights, data, sets, found, time.monotonic() - began)
@@ -136,7 +135,7 @@ def _probe(
         assert train is not None
         assert test is not None
         if name == "knn":
-            return probes.knn(train, test, options.k, options.temperature)
+            return probes.knn(train, test, extractor, options.k, options.temperature)
         if name == "linear":
             if everything:
                 preset = "resnet50_linear-8xb32-coslr-100e_in1k"
