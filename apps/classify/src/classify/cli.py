@@ -96,7 +96,8 @@ def _common(sub: argparse.ArgumentParser) -> None:
     data = sub.add_argument_group("what is measured")
     data.add_argument(
         "--weights",
-        help="backbone: a run's folder or a file of torchvision, timm, SwAV, MMSelfSup, solo-learn; the newest run if left out",
+        help="backbone: a run's folder or a file of torchvision, timm, SwAV, MMSelfSup, solo-learn; "
+        "the newest run if left out",
     )
     data.add_argument(
         "--random-init", action="store_true", help="the same architecture with random numbers: the zero of the scale"
