@@ -15,6 +15,7 @@ import torch
 from classify.cli import main
 from classify.probes import _possible_k
 from classify.protocols import PRESETS
+from classify.results import rows
 from eval_probes import KNNProbe
 from indexed_images import export_shapes, open_images
 from multicrop_aug import evaluation, render
@@ -160,6 +161,24 @@ def test_fine_tuning(weights: Path, cache: Path, tmp_path: Path) -> None:
     found = run("semi", weights, cache, tmp_path / "run", *more)["results"]["semi"]
     assert [(cell["lr"], cell["head_multiplier"]) for cell in found["cells"]] == [(0.01, 1.0), (0.01, 10.0)]
     assert 0 <= found["best_on_val"]["top1"] <= 100
+
+
+def test_fine_tuning_on_a_batch_and_one_image_more(tmp_path: Path) -> None:
+    """Of nine images in batches of eight, one would be alone in a batch norm over maps of one pixel."""
+    save_backbone(resnet18(stem="imagenet", width=0.125), tmp_path / "weights.safetensors")
+    data = export_shapes(tmp_path / "set", "imagenet", n_train=60, n_val=20, size=32)
+    files = sorted((tmp_path / "set").rglob("train/*/*.*"))[:9]
+    (tmp_path / "list.txt").write_text("".join(f"{file.parent.name}/{file.name} 0\n" for file in files))
+    command = ["semi", "--weights", str(tmp_path / "weights.safetensors"), "--data", data, "--size", "32"]
+    command += ["--epochs", "2", "--lr", "0.01", "--head-multiplier", "1", "--list", str(tmp_path / "list.txt")]
+    assert main([*command, "--train-batch", "8", "--workers", "0", "--out", str(tmp_path / "run")]) == 0
+
+
+def test_the_honest_svm_is_not_that_of_the_layer_best_on_the_test_set() -> None:
+    taps = {"feature4": {"mean_ap": 70.0}, "feature5": {"mean_ap": 60.0}}
+    results = {"results": {"svm": {"taps": taps, "best_tap": "feature4", "mean_ap": 70.0}}}
+    (_, published), (_, honest) = rows(results)["SVM and low-shot SVM (mAP, %)"]
+    assert (published["SVM"], honest["SVM"]) == ("70.00", "60.00")
 
 
 def test_the_newest_run_and_its_own_data(
