@@ -29,7 +29,11 @@ HEALTHY = {"loss": 2.0, "gradient_norm": 1.0, "rankme": 9.0, "effective_clusters
 
 def watched(figures: dict[str, float], *, steps: int, stop: bool = True) -> list[str]:
     watch = Watch(Method(), 10, 0.1, stop=stop)  # type: ignore[arg-type]
-    said = [watch.look({**HEALTHY, **figures, "step": step}) for step in range(10, steps + 1, 10)]
+    said = []
+    for step in range(10, steps + 1, 10):
+        line = {**HEALTHY, **figures, "step": step}
+        watch.refuse_what_is_not_finite(line)
+        said.append(watch.look(line))
     return [text for text in said if text is not None]
 
 
@@ -59,7 +63,7 @@ def test_a_healthy_run_and_a_sign_with_a_break_go_on() -> None:
         watch.look({**HEALTHY, "loss": 2.0 if step % 150 == 0 else 4.0, "step": step})
 
 
-@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+@pytest.mark.parametrize("name", ["loss", "gradient_norm", "rankme"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_ends_the_run_at_once(name: str, value: float) -> None:
     with pytest.raises(TrainingFailed, match=name.replace("_", " ")):

@@ -187,6 +187,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                         **watch.figures(),
                         "images_per_s": rate * batch,
                     }
+                    watch.refuse_what_is_not_finite(figures)
                     record(figures)
                     if warning := watch.look(figures):
                         screen.say(warning)

@@ -35,16 +35,18 @@ class Watch:
         norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
         return {"gradient_norm": norm, "rankme": rankme(rows.float()) if rows.isfinite().all() else math.nan}
 
-    def look(self, figures: dict[str, float]) -> str | None:
-        """figures: a line of metrics.jsonl. Returns a warning to say, once."""
-        step = int(figures["step"])
-        for name in ("loss", "gradient_norm"):
+    def refuse_what_is_not_finite(self, figures: dict[str, float]) -> None:
+        """Before a line is written: NaN and infinity are no JSON, and a run that has them has ended."""
+        for name in ("loss", "gradient_norm", "rankme"):
             if not math.isfinite(figures[name]):
                 raise TrainingFailed(
-                    f"step {step}: the {name.replace('_', ' ')} is {figures[name]}; "
+                    f"step {figures['step']}: the {name.replace('_', ' ')} is {figures[name]}; "
                     f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
                 )
-        uniform = math.log(self.method.k)
+
+    def look(self, figures: dict[str, float]) -> str | None:
+        """figures: a line of metrics.jsonl, finite. Returns a warning to say, once."""
+        step, uniform = int(figures["step"]), math.log(self.method.k)
         signs = {
             f"the loss is ln K = {uniform:.3f}, that of guessing": figures["loss"] >= 0.99 * uniform,
             "all images have one embedding (RankMe below 1.2)": figures["rankme"] < 1.2,
