@@ -186,7 +186,7 @@ def test_deepcluster_draws_evenly_and_renews_its_head() -> None:
 
 def test_deepcluster_reweights_as_the_paper() -> None:
     method, _ = started("deepcluster", reweight_power=0.5)
-    method.labels.copy_(torch.arange(K).repeat_interleave(torch.tensor([25, 16, 9, 9, 1])))  # type: ignore[operator]
+    method.adopt(torch.arange(K).repeat_interleave(torch.tensor([25, 16, 9, 9, 1])))  # type: ignore[operator]
     weights = method.loss_weights()  # type: ignore[operator]
     torch.testing.assert_close(weights / weights[0], torch.tensor([1, 5 / 4, 5 / 3, 5 / 3, 5.0]))
 

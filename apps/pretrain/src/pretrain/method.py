@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from sobel_resnet import ResNet
@@ -12,7 +13,7 @@ from pretrain.errors import BadInput
 from pretrain.run import Run
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """One file of `methods/` each. All state is parameters and buffers, so that a checkpoint is its `state_dict`."""
 
     backbone: ResNet
@@ -30,9 +31,9 @@ class Method(nn.Module):
         """Before the first step of an epoch. May return the order of its images; None = a keyed permutation."""
         return None
 
+    @abstractmethod
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
         """crops: V of (B, 3, S, S), in the order of the recipe. indices: (B,) of the data set. Returns a scalar."""
-        raise NotImplementedError
 
     def after_step(self, run: Run, indices: Tensor) -> None:
         """After the optimiser's step."""
@@ -43,9 +44,9 @@ class Method(nn.Module):
         """Numbers for a line of metrics.jsonl."""
         return {}
 
+    @abstractmethod
     def assign(self, run: Run) -> Tensor:
         """Cluster (N,) int64 of each image as the method stands. Collective."""
-        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """For the optimiser; `lr_factor` and `frozen_steps` (first steps without an update) where not 1 and 0."""

@@ -13,6 +13,7 @@ depends on a norm is decided there."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, overload
 
@@ -24,7 +25,7 @@ from torch.optim.optimizer import ParamsT
 Group = dict[str, Any]
 
 
-class _LayerwiseSGD(Optimizer):
+class _LayerwiseSGD(Optimizer, ABC):
     """What the three share: options, checks, and momentum; `_move` is what differs."""
 
     def __init__(
@@ -65,8 +66,9 @@ class _LayerwiseSGD(Optimizer):
                 self._move(params, [p.grad for p in params], group)
         return loss
 
+    @abstractmethod
     def _move(self, params: list[Tensor], grads: list[Tensor], group: Group) -> None:
-        raise NotImplementedError
+        """Update params by grads, none of them None; the variants' own part."""
 
     def _momentum(self, params: list[Tensor], updates: list[Tensor], group: Group) -> list[Tensor]:
         """m <- momentum m + update, from m = 0, and returns m: the update itself, unbuffered, if momentum is 0."""

@@ -30,6 +30,7 @@ from pretrain.run import Run
 
 class DeepCluster(Method):
     labels: Tensor
+    sizes: Tensor
     nmi: Tensor
 
     def __init__(
@@ -41,6 +42,7 @@ class DeepCluster(Method):
         self.backbone = backbone
         self.head = nn.Linear(backbone.num_features, self.k)
         self.register_buffer("labels", torch.full((n_images,), -100))  # (N,) int64
+        self.register_buffer("sizes", torch.zeros(self.k, dtype=torch.int64))
         self.register_buffer("nmi", torch.full((), torch.nan))  # of the last two clusterings
         self.remedies = (
             f"fewer clusters (--k {max(2, self.k // 2)})",
@@ -55,7 +57,7 @@ class DeepCluster(Method):
             raise TrainingFailed(f"clusters of epoch {epoch + 1}: {error}; look at the images, or lower --lr") from None
         if epoch:
             self.nmi.fill_(cluster_stats(labels, self.k, previous=self.labels).nmi or 0.0)
-        self.labels.copy_(labels)
+        self.adopt(labels)
         self.renew_head(epoch)
         if not self.settings.balanced:
             return None
@@ -73,6 +75,11 @@ class DeepCluster(Method):
         clusters = KMeans(self.k, n_iters=self.settings.kmeans_iters, seed=seed, group=run.group).fit(run.share(x))
         return run.gather(clusters.assignments)
 
+    def adopt(self, labels: Tensor) -> None:
+        """Targets (N,) until the next clustering; their sizes are counted here, not in every step."""
+        self.labels.copy_(labels)
+        self.sizes.copy_(torch.bincount(labels, minlength=self.k))
+
     def renew_head(self, epoch: int) -> None:
         """The new clusters are numbered anew, so what the head knew of the old ones is worth nothing."""
         nn.init.normal_(self.head.weight, std=0.01, generator=generator(self.settings.seed, "head", epoch))
@@ -88,8 +95,7 @@ class DeepCluster(Method):
         """(K,), size to the minus `reweight_power`; the mean of the loss takes their scale away."""
         if not self.settings.reweight_power:
             return None
-        sizes = torch.bincount(self.labels, minlength=self.k)
-        return sizes.clamp(min=1).float().pow(-self.settings.reweight_power)
+        return self.sizes.clamp(min=1).float().pow(-self.settings.reweight_power)
 
     def assign(self, run: Run) -> Tensor:
         return self.labels

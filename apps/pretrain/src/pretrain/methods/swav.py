@@ -71,11 +71,12 @@ class Swav(Method):
         self.codes = [self.codes_of(crop, scores[crop].detach()) for crop in range(self.settings.crops_for_codes)]
         return swapped_prediction_loss(scores, self.codes, self.settings.temperature)
 
+    @torch.no_grad()
     def codes_of(self, crop: int, scores: Tensor) -> Tensor:
         """(B, K), balanced over the batches of all ranks and, once it is full, the queue of this crop."""
         queued = None
         if self.queue is not None and self.queue.is_full:
-            queued = self.prototypes(self.queue.local()[crop]).detach()
+            queued = self.prototypes(self.queue.local()[crop])
         s = self.settings
         return sinkhorn_knopp(scores, epsilon=s.epsilon, n_iters=s.sinkhorn_iters, extra=queued, group=self.group)
 
