@@ -10,10 +10,15 @@
 from ._checkpoint import LoadReport as LoadReport
 from ._checkpoint import load_backbone as load_backbone
 from ._checkpoint import save_backbone as save_backbone
+from ._export import export as export
 from ._heads import OdcNeck as OdcNeck
 from ._heads import Projector as Projector
 from ._init import init_linear_ as init_linear_
+from ._maps import FeatureMaps as FeatureMaps
+from ._maps import LastStage as LastStage
 from ._resnet import ResNet as ResNet
+from ._resnet import Stem as Stem
+from ._resnet import architecture_of as architecture_of
 from ._resnet import resnet18 as resnet18
 from ._resnet import resnet34 as resnet34
 from ._resnet import resnet50 as resnet50

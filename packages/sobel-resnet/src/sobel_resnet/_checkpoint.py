@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._dialects import Trunk, architecture, find_trunk
 from ._files import read_weights
-from ._resnet import ResNet
+from ._resnet import ResNet, architecture_of
 
 _FORMAT = "1"  # of the metadata below; raised when an old reader would misread a new file
 
@@ -41,12 +41,7 @@ def save_backbone(backbone: ResNet, path: str | os.PathLike[str], metadata: Mapp
     ours = {
         "format": "pt",  # what other readers of safetensors look for
         "sobel_resnet": _FORMAT,
-        "arch": backbone.arch,
-        "sobel": str(backbone.sobel is not None).lower(),
-        "stem": backbone.stem,
-        "width": repr(backbone.width),
-        "in_channels": str(backbone.in_channels),
-    }
+    } | {key: str(value).lower() for key, value in architecture_of(backbone).items()}
     if clash := ours.keys() & (metadata or {}).keys():
         raise ValueError(f"metadata keys {sorted(clash)} are written by save_backbone: rename yours")
     path = Path(path)
@@ -60,12 +55,14 @@ def save_backbone(backbone: ResNet, path: str | os.PathLike[str], metadata: Mapp
 
 
 def load_backbone(path: str | os.PathLike[str]) -> tuple[ResNet, LoadReport]:
-    """Rebuild a backbone from our own files or from any ResNet-18/34/50/101 state_dict in torchvision's names.
+    """Rebuild a backbone from our own files or from anybody's ResNet-18/34/50/101.
 
-    Depth, width, stem and Sobel (two input channels) come from our metadata or from the tensors. Containers
-    `state_dict` and `model` and prefixes `module.`, `backbone.`, `encoder.` are opened; heads are dropped and listed.
-    The model is float32 on the CPU, in training mode. Files are read without running code. Raises FileNotFoundError,
-    or ValueError in one line if the file is damaged, wants code, holds no such ResNet, or does not match in full."""
+    Read are torchvision's names, alone or as DDP, MMSelfSup, mmpretrain, solo-learn, Lightning and VISSL wrap them,
+    Lightly's `nn.Sequential` numbers, and detectron2's as `export` writes them. Depth, width, stem and Sobel (two
+    input channels) come from our metadata or from the tensors; a Sobel layer in the file must be DeepCluster's. Heads
+    are dropped and listed. The model is float32 on the CPU, in training mode. Files are read without running code.
+    Raises FileNotFoundError, or ValueError in one line if the file is damaged, wants code, holds no such ResNet
+    (AlexNet and VGG of DeepCluster's first code are refused by name), or does not match in full."""
     path = Path(path)
     content, metadata = read_weights(path)
     try:

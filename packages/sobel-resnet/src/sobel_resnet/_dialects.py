@@ -1,18 +1,24 @@
 """From a foreign state_dict to torchvision's key names, and from tensors to an architecture."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ._blocks import Bottleneck
+from ._names import from_detectron2, from_sequential, is_sequential
 from ._resnet import LAYOUTS, Stem
+from ._sobel import SobelFilter
 
-# What DDP, torch.compile, MMSelfSup, solo-learn and Lightning modules put before a backbone's own names.
-_PREFIX = re.compile(r"((?:(?:module|_orig_mod|backbone|encoder)\.)*)conv1\.weight")
+_CONTAINERS = ("state_dict", "model", "classy_state_dict", "base_model", "trunk", "model_state_dict")
+# What DDP, torch.compile, MMSelfSup, solo-learn, Lightning modules and VISSL put before a backbone's own names.
+_PREFIX = re.compile(r"((?:(?:module|_orig_mod|backbone|encoder|base_model|_feature_blocks)\.)*)(conv1|0)\.weight")
 _TRUNK = re.compile(r"(conv|bn|layer)\d+\.")
+_SOBEL = re.compile(r"(?:.*\.)?sobel\.(\d+\.\w+)")
+_FEATURES = re.compile(r"(?:.*\.)?features\.(?:module\.)?\d+\.weight")
 
 
 @dataclass(frozen=True)
@@ -25,30 +31,87 @@ class Trunk:
 
 
 def find_trunk(content: Mapping[Any, Any]) -> Trunk:
-    """Open `state_dict` and `model` containers and strip known prefixes; ValueError if no or several trunks show."""
+    """Open containers, strip known prefixes, translate names; ValueError if no or several trunks show, or another
+    Sobel filter than `SobelFilter` stands in front."""
     top = content
-    while (
-        inner := next((content[key] for key in ("state_dict", "model") if _is_mapping(content.get(key))), None)
-    ) is not None:
-        content = inner
+    heads: list[str] = []
+    while (inner := _container(content)) is not None:
+        if inner == "trunk" and isinstance(content.get("heads"), Mapping):  # VISSL keeps them beside the trunk
+            heads = [f"heads.{key}" for key in content["heads"]]
+        content = content[inner]
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    prefixes = [found[1] for key in tensors if (found := _PREFIX.fullmatch(key))]
-    if not prefixes:
-        raise ValueError(
-            "no ResNet found: expected 'conv1.weight', alone or after module., backbone. or encoder.; "
-            f"got {_some(list(tensors)) or 'no tensors'}"
-        )
-    if len(prefixes) > 1:
-        raise ValueError(f"several ResNets found, under {_some(prefixes)}: save the one you want in a file of its own")
-    prefix = prefixes[0]
-    trunk, dropped = {}, []
+    prefix, rename = _find_names(list(tensors))
+    trunk, dropped = {}, heads
     for key, value in tensors.items():
-        name = key.removeprefix(prefix)
+        name = rename(key.removeprefix(prefix))
         if key.startswith(prefix) and _TRUNK.match(name):
             trunk[name] = value
         else:
             dropped.append(key)
-    return Trunk(trunk, tuple(sorted(dropped)), _family(top, prefix))
+    _check_sobel(tensors, trunk["conv1.weight"])
+    return Trunk(trunk, tuple(sorted(dropped)), _family(top, prefix, rename))
+
+
+def _container(content: Mapping[Any, Any]) -> Any:
+    """The key to open next, None at the bottom; a mapping alone in a mapping is opened under any name."""
+    known = next((key for key in _CONTAINERS if isinstance(content.get(key), Mapping)), None)
+    if known is None and len(content) == 1 and isinstance(next(iter(content.values())), Mapping):
+        return next(iter(content))
+    return known
+
+
+def _find_names(keys: list[str]) -> tuple[str, Callable[[str], str]]:
+    """The prefix of the one trunk among keys, and what turns its names into torchvision's."""
+    if "stem.conv1.weight" in keys:  # no prefix: models detectron2 trained keep the stride on another convolution
+        return "", from_detectron2
+    prefixes: dict[str, Callable[[str], str]] = {}
+    for found in filter(None, map(_PREFIX.fullmatch, keys)):
+        prefix, first = found[1], found[2]
+        if first == "conv1":
+            prefixes[prefix] = str
+        elif is_sequential(key.removeprefix(prefix) for key in keys):
+            prefixes[prefix] = from_sequential
+    if not prefixes:
+        if features := next(filter(_FEATURES.fullmatch, keys), None):
+            raise ValueError(
+                f"no ResNet found but an AlexNet or VGG ({features}), as the DeepCluster code of 2018 trains: "
+                f"only {', '.join(LAYOUTS)} are read"
+            )
+        raise ValueError(
+            "no ResNet found: expected 'conv1.weight', alone or after module., backbone., encoder. or "
+            f"_feature_blocks.; got {_some(keys) or 'no tensors'}"
+        )
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"several ResNets found, under {_some(list(prefixes))}: save the one you want in a file of its own"
+        )
+    return prefixes.popitem()
+
+
+def _check_sobel(tensors: Mapping[str, Tensor], conv1: Tensor) -> None:
+    """ValueError if the file holds a Sobel layer that is not ours, as where MMSelfSup 1.x initialised over it."""
+    ours = {
+        "0.weight": torch.full((1, 3, 1, 1), 1 / 3),
+        "0.bias": torch.zeros(1),
+        "1.weight": SobelFilter().kernels,
+        "1.bias": torch.zeros(2),
+    }
+    for key, value in tensors.items():
+        if (found := _SOBEL.fullmatch(key)) is None:
+            continue
+        wanted = ours.get(found[1])
+        # 1e-3 lets 1/3 in bfloat16 pass
+        if (
+            wanted is None
+            or value.shape != wanted.shape
+            or not torch.allclose(value.float(), wanted, rtol=0, atol=1e-3)
+        ):
+            raise ValueError(
+                f"{key} is not DeepCluster's Sobel filter (mean of 3 channels, then two fixed 3x3 kernels), which is "
+                "the only one this package computes: the network would see other images than it was trained on"
+            )
+        if conv1.shape[1] != 2:
+            raise ValueError(f"{key} puts two channels before conv1.weight, which is {tuple(conv1.shape)}")
 
 
 def architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -75,17 +138,19 @@ def architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _family(top: Mapping[Any, Any], prefix: str) -> str:
+def _family(top: Mapping[Any, Any], prefix: str, rename: Callable[[str], str]) -> str:
     """Best guess of the program that wrote the file, for the report only."""
+    if rename is from_detectron2:
+        return "detectron2"
+    if rename is from_sequential:
+        return "lightly"
+    if "_feature_blocks." in prefix:
+        return "vissl"
     if "pytorch-lightning_version" in top:
         return "lightning"
     if "meta" in top:
         return "openmmlab"
     return {"": "torchvision", "module.": "swav"}.get(prefix, f"prefix {prefix}")
-
-
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _some(names: list[str], n: int = 4) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,35 @@ def _stage(
     return nn.Sequential(block(n_in, channels, stride), *rest)
 
 
-class ResNet(nn.Module):
+class Stages(nn.Module):
+    """What `ResNet` and `FeatureMaps` share: sobel, conv1, bn1, maxpool, layer1 ... layer{depth}, run in a row."""
+
+    sobel: SobelFilter | None
+    conv1: nn.Conv2d
+    bn1: nn.Module
+    maxpool: nn.Module
+    in_channels: int
+    depth: int
+
+    def _stem(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(f"images must be (B, {self.in_channels}, H, W), got {tuple(images.shape)}")
+        x = images if self.sobel is None else self.sobel(images)
+        return F.relu(self.bn1(self.conv1(x)), inplace=True)
+
+    def stages(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps for probing by depth: feature1 = stem before max-pool, feature2 to feature5 = layer1 to layer4.
+
+        images: (B, C, H, W); returns unpooled (B, channels, h, w) maps; for ResNet-50 at 224 pixels 64x112x112,
+        256x56x56, 512x28x28, 1024x14x14, 2048x7x7 (the taps of Goyal et al. 2019, arXiv:1905.01235)."""
+        maps = {"feature1": self._stem(images)}
+        x = self.maxpool(maps["feature1"])
+        for i in range(1, self.depth + 1):
+            maps[f"feature{i + 1}"] = x = getattr(self, f"layer{i}")(x)
+        return maps
+
+
+class ResNet(Stages):
     """A ResNet without classifier whose state_dict keys are torchvision's (He et al. 2015, arXiv:1512.03385).
 
     arch: "resnet18", "resnet34", "resnet50" or "resnet101". sobel: put a SobelFilter in front; conv1 then takes 2
@@ -37,6 +65,8 @@ class ResNet(nn.Module):
     channel count (SwAV's RN50w2 is width=2). zero_init_residual: last BN weight of each block starts at 0.
     in_channels: channels of the images. Convolutions start Kaiming normal, fan_out, from a generator seeded by `seed`.
     Raises ValueError for an unknown arch or stem, or a width that leaves no channel."""
+
+    depth = 4
 
     def __init__(
         self,
@@ -60,7 +90,7 @@ class ResNet(nn.Module):
         self.arch, self.stem, self.width, self.in_channels = arch, stem, width, in_channels
         block, n_blocks = LAYOUTS[arch]
 
-        self.sobel: SobelFilter | None = SobelFilter() if sobel else None
+        self.sobel = SobelFilter() if sobel else None
         kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
         n_in = 2 if sobel else in_channels
         self.conv1 = empty_conv(n_in, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
@@ -82,12 +112,6 @@ class ResNet(nn.Module):
             elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
                 nn.init.zeros_(module.last_bn.weight)
 
-    def _stem(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ValueError(f"images must be (B, {self.in_channels}, H, W), got {tuple(images.shape)}")
-        x = images if self.sobel is None else self.sobel(images)
-        return F.relu(self.bn1(self.conv1(x)), inplace=True)
-
     def forward(self, crops: Tensor | Sequence[Tensor]) -> Tensor:
         """Pooled features: (B, C, H, W) -> (B, D); a list of V such crops -> (sum of B, D), in the order given.
 
@@ -101,16 +125,17 @@ class ResNet(nn.Module):
         runs = [list(run) for _, run in groupby(crops, key=lambda crop: crop.shape[-2:])]
         return torch.cat([self(torch.cat(run)) for run in runs])
 
-    def stages(self, images: Tensor) -> dict[str, Tensor]:
-        """Maps for probing by depth: feature1 = stem before max-pool, feature2 to feature5 = layer1 to layer4.
 
-        images: (B, C, H, W); returns unpooled (B, channels, h, w) maps; for ResNet-50 at 224 pixels 64x112x112,
-        256x56x56, 512x28x28, 1024x14x14, 2048x7x7 (the taps of Goyal et al. 2019, arXiv:1905.01235)."""
-        maps = {"feature1": self._stem(images)}
-        x = self.maxpool(maps["feature1"])
-        for i, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4), start=2):
-            maps[f"feature{i}"] = x = layer(x)
-        return maps
+def architecture_of(backbone: ResNet) -> dict[str, Any]:
+    """What rebuilds an empty network: arch, sobel, stem, width, in_channels, so that `ResNet(**architecture_of(b))`
+    takes b's state_dict. Plain strings, numbers and booleans, ready for JSON."""
+    return {
+        "arch": backbone.arch,
+        "sobel": backbone.sobel is not None,
+        "stem": backbone.stem,
+        "width": backbone.width,
+        "in_channels": backbone.in_channels,
+    }
 
 
 def resnet18(

@@ -1,0 +1,40 @@
+"""Names of one ResNet in different projects. Here "ours" are torchvision's, which timm, mmdet and mmpretrain share."""
+
+import re
+from collections.abc import Iterable
+
+_STAGE = re.compile(r"(\d+)\.0\.conv1\.weight")
+_SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
+def to_detectron2(name: str) -> str:
+    """layer1.0.bn2.bias -> res2.0.conv2.norm.bias; conv1.weight -> stem.conv1.weight."""
+    name = re.sub(r"\bbn(\d)", r"conv\1.norm", name)
+    name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    stage, _, rest = name.partition(".")
+    return f"res{int(stage[5:]) + 1}.{rest}" if stage.startswith("layer") else f"stem.{name}"
+
+
+def from_detectron2(name: str) -> str:
+    """The inverse of `to_detectron2`; names that are none of its results stay as they are."""
+    name = re.sub(r"conv(\d)\.norm", r"bn\1", name.removeprefix("stem."))
+    name = name.replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
+    return re.sub(r"^res([2-5])\.", lambda found: f"layer{int(found[1]) - 1}.", name)
+
+
+def is_sequential(names: Iterable[str]) -> bool:
+    """True for `nn.Sequential(*resnet.children())` without head; ValueError if its stages stand where ReLU or max-pool
+    should: such a network (Lightly's own ResNetGenerator without its head) runs no ReLU after bn1, as ours does."""
+    places = sorted({int(found[1]) for name in names if (found := _STAGE.fullmatch(name))})
+    if places and places != [4, 5, 6, 7]:
+        raise ValueError(
+            f"a Sequential with stages at {places}, expected [4, 5, 6, 7] after conv1, bn1, ReLU and max-pool: "
+            "no ResNet of torchvision's (Lightly's ResNetGenerator loses the ReLU of its stem this way)"
+        )
+    return bool(places)
+
+
+def from_sequential(name: str) -> str:
+    """5.0.bn1.bias -> layer2.0.bn1.bias; places without tensors of a backbone stay as they are."""
+    place, dot, rest = name.partition(".")
+    return _SEQUENTIAL.get(place, place) + dot + rest
