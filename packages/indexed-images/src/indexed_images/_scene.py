@@ -24,7 +24,7 @@ def directions(turns: np.ndarray) -> np.ndarray:
 
 
 def _turned(dx: np.ndarray, dy: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (n, 1, M) and (n, M, 1) in the frame of `axes` (2, n): two float32 planes (n, M, M)."""
+    """Offsets (n, 1, X) and (n, Y, 1) in the frame of `axes` (2, n): two float32 planes (n, Y, X)."""
     c, s = axes[:, :, None, None]
     u = (dx * c).astype(np.float32) + (dy * s).astype(np.float32)
     v = (dy * c).astype(np.float32) - (dx * s).astype(np.float32)
@@ -32,7 +32,7 @@ def _turned(dx: np.ndarray, dy: np.ndarray, axes: np.ndarray) -> tuple[np.ndarra
 
 
 def inside_shape(dx: np.ndarray, dy: np.ndarray, shape: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """bool (n, M, M): which samples the object covers; axes are in units of its radius."""
+    """bool (n, Y, X): which samples the object covers; axes are in units of its radius."""
     inside = np.empty((len(shape), dy.shape[1], dx.shape[2]), dtype=bool)
     for kind, test in enumerate((_disc, _triangle, _cross, _ring)):
         chosen = np.flatnonzero(shape == kind)
@@ -60,7 +60,7 @@ def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def on_texture(dx: np.ndarray, dy: np.ndarray, texture: np.ndarray, axes: np.ndarray, phases: np.ndarray) -> np.ndarray:
-    """bool (n, M, M): samples in the second colour; 0 none, 1 stripes, 2 checks; axes in periods, phases (2, n)."""
+    """bool (n, Y, X): samples in the second colour; 0 none, 1 stripes, 2 checks; axes in periods, phases (2, n)."""
     marked = np.zeros((len(texture), dy.shape[1], dx.shape[2]), dtype=bool)
     for kind in (1, 2):
         chosen = np.flatnonzero(texture == kind)
@@ -95,37 +95,39 @@ def _tinted(keys: np.ndarray, field: int, luma: np.ndarray) -> np.ndarray:
 def paint(
     ground: np.ndarray, covered: np.ndarray, marked: np.ndarray, colour: np.ndarray, mark: np.ndarray
 ) -> np.ndarray:
-    """ground (n, 3, S, S) under an object of `colour` (n, 3), `mark` (n, 3) where marked; shares (n, 1, S, S)."""
+    """ground (n, 3, H, W) under an object of `colour` (n, 3), `mark` (n, 3) where marked; shares (n, 1, H, W)."""
     colour, mark = (c.astype(np.float32)[:, :, None, None] for c in (colour, mark))
     return ground + covered * (colour - ground) + marked * (mark - colour)
 
 
-def background(keys: np.ndarray, field: int, colour: np.ndarray, size: int) -> np.ndarray:
-    """A ground of one colour with short strokes and blobs of random colours, float32 (n, 3, S, S)."""
-    ground = np.broadcast_to(colour.astype(np.float32)[:, :, None, None], (len(keys), 3, size, size)).copy()
-    grid = (np.arange(size) + 0.5) / size
-    for stroke in range(_N_STROKES):
-        own = hash64(keys, field + stroke)
-        x, y = uniform(own, 0), uniform(own, 1)
-        u, v = _turned((grid - x[:, None])[:, None, :], (grid - y[:, None])[:, :, None], directions(uniform(own, 2)))
-        half_length, radius = (
-            uniform(own, f, 0.0, high)[:, None, None].astype(np.float32) for f, high in ((3, 0.1), (4, 0.05))
-        )
-        u = np.maximum(np.abs(u) - half_length, 0)
-        distance = np.sqrt(u * u + v * v) - radius
-        alpha = np.minimum(np.maximum(np.float32(0.5) - distance * np.float32(size), 0), 1)[:, None]
-        ink = _tinted(own, 6, uniform(own, 5, 0.1, 0.9)).astype(np.float32)[:, :, None, None]
-        ground += alpha * (ink - ground)
+def background(keys: np.ndarray, field: int, colour: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A ground of one colour with short strokes and blobs of random colours, float32 (n, 3, H, W)."""
+    ground = np.broadcast_to(colour.astype(np.float32)[:, :, None, None], (len(keys), 3, height, width)).copy()
+    across, down = (np.arange(width) + 0.5) / height, (np.arange(height) + 0.5) / height
+    own = hash64(keys, field + np.arange(_N_STROKES)[:, None]).ravel()  # stroke by stroke, n each
+    dx = (across - (uniform(own, 0) * (width / height))[:, None])[:, None, :]
+    dy = (down - uniform(own, 1)[:, None])[:, :, None]
+    axes = directions(uniform(own, 2))
+    half_length, radius = (
+        uniform(own, f, 0.0, high)[:, None, None].astype(np.float32) for f, high in ((3, 0.1), (4, 0.05))
+    )
+    inks = _tinted(own, 6, uniform(own, 5, 0.1, 0.9)).astype(np.float32)[:, :, None, None]
+    for start in range(0, len(own), len(keys) or 1):
+        stroke = slice(start, start + len(keys))
+        u, v = _turned(dx[stroke], dy[stroke], axes[:, stroke])
+        u = np.maximum(np.abs(u) - half_length[stroke], 0)
+        distance = np.sqrt(u * u + v * v) - radius[stroke]
+        alpha = np.minimum(np.maximum(np.float32(0.5) - distance * np.float32(height), 0), 1)[:, None]
+        ground += alpha * (inks[stroke] - ground)
     return ground
 
 
 def light(keys: np.ndarray, field: int, scene: np.ndarray) -> np.ndarray:
     """A linear fall of light in a random direction, at most +-25 % at the edge."""
-    size = scene.shape[-1]
-    grid = (np.arange(size) + 0.5) / size * 2 - 1
+    rows, columns = ((np.arange(length) + 0.5) / length * 2 - 1 for length in scene.shape[2:])
     fall = directions(uniform(keys, field)) * uniform(keys, field + 1, 0.0, 0.25)
-    across = (grid * fall[0][:, None]).astype(np.float32)[:, None, None, :]
-    down = (grid * fall[1][:, None]).astype(np.float32)[:, None, :, None]
+    across = (columns * fall[0][:, None]).astype(np.float32)[:, None, None, :]
+    down = (rows * fall[1][:, None]).astype(np.float32)[:, None, :, None]
     return scene * (across + down + np.float32(1))
 
 
@@ -140,12 +142,12 @@ def blur(keys: np.ndarray, field: int, scene: np.ndarray) -> np.ndarray:
 
 def noise(keys: np.ndarray, field: int, scene: np.ndarray) -> np.ndarray:
     """Independent triangular noise on every value, deviation 0.004 to 0.04."""
-    n, _, size, _ = scene.shape
-    bits = mix(hash64(keys, field)[:, None] + np.arange(size * size, dtype=np.uint64))  # (n, S*S)
-    parts = bits.astype("<u8").view(np.uint8).reshape(n, size * size, 8)
+    n, _, height, width = scene.shape
+    bits = mix(hash64(keys, field)[:, None] + np.arange(height * width, dtype=np.uint64))  # (n, H*W)
+    parts = bits.astype("<u8").view(np.uint8).reshape(n, height * width, 8)
     strength = uniform(keys, field + 1, 0.01, 0.1).astype(np.float32)[:, None, None]
     noisy = np.empty_like(scene)
     for channel in range(3):
         triangle = parts[..., 2 * channel].astype(np.float32) - parts[..., 2 * channel + 1].astype(np.float32)
-        noisy[:, channel] = scene[:, channel] + strength * triangle.reshape(n, size, size) / np.float32(255)
+        noisy[:, channel] = scene[:, channel] + strength * triangle.reshape(n, height, width) / np.float32(255)
     return noisy
