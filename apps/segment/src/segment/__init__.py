@@ -1,0 +1,1 @@
+"""Semantic segmentation on top of a backbone: VOC12aug and Cityscapes."""

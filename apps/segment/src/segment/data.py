@@ -1,0 +1,28 @@
+"""The images of a run: a folder that was checked, or drawn ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from indexed_images import SHAPES_CLASS_NAMES, export_shapes
+from transfer_runs import Job
+
+from segment import cityscapes, voc
+
+DRAWN = {"n_train": 600, "n_val": 60, "size": 96}
+
+
+def open_data(job: Job) -> tuple[Path, tuple[str, ...], list[str]]:
+    """(root, class names, lines that say what is there) of --data; drawn images are kept under runs/drawn."""
+    protocol = job.options.command
+    data, layout = Path(job.options.data), {"voc": voc, "cityscapes": cityscapes}[protocol]
+    classes = layout.CLASSES
+    if job.options.data == "shapes":
+        data = Path("runs") / "drawn" / "-".join([protocol, *map(str, DRAWN.values())])
+        if not data.exists() and job.rank == 0:
+            job.progress.say("drawing images, once ...")
+            export_shapes(data, protocol, **DRAWN)
+        classes = ("background", *SHAPES_CLASS_NAMES)
+    lines = layout.check(data) if job.rank == 0 else []
+    root = voc.root(data) if protocol == "voc" else data
+    return root.resolve(), classes, lines

@@ -1,0 +1,69 @@
+"""What our MMSegmentation configs name. A config imports this file by `custom_imports`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmseg.evaluation import IoUMetric
+from mmseg.registry import METRICS, MODELS, TRANSFORMS
+from sobel_resnet import FeatureMaps, ResNet, Stem, load_backbone
+from transfer_runs import BadInput
+
+
+@MODELS.register_module()
+class SobelResNet(FeatureMaps):
+    """FeatureMaps of sobel-resnet, built from an architecture. weights: a file of any dialect, read by `init_weights`."""
+
+    def __init__(
+        self,
+        arch: str,
+        sobel: bool = False,
+        stem: Stem = "imagenet",
+        width: float = 1.0,
+        in_channels: int = 3,
+        maps: Sequence[str] = ("feature4", "feature5"),
+        output_stride: Literal[8, 16, 32] = 8,
+        seed: int = 0,
+        weights: str | None = None,
+    ) -> None:
+        network = ResNet(arch, sobel, stem, width, in_channels=in_channels, seed=seed)
+        super().__init__(network, maps, output_stride)
+        self.weights = weights
+
+    def init_weights(self) -> None:
+        if self.weights is not None:
+            self.load_state_dict(load_backbone(self.weights)[0].state_dict())
+
+
+@TRANSFORMS.register_module()
+class CheckLabels(BaseTransform):
+    """Stop at a mask with an id that is neither a class nor 255, instead of failing inside the loss."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.n_classes = n_classes
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        check_ids(results["gt_seg_map"], self.n_classes, results["seg_map_path"])
+        return results
+
+
+def check_ids(labels: np.ndarray, n_classes: int, path: object) -> None:
+    unknown = labels[(labels >= n_classes) & (labels != 255)]
+    if len(unknown):
+        raise BadInput(f"{path}: a mask holds id {unknown[0]}; ids are 0 to {n_classes - 1}, and 255 for what is ignored")
+
+
+@METRICS.register_module()
+class ClassIoU(IoUMetric):
+    """mIoU, with the IoU of each class beside it."""
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        intersect, union = (sum(part).double() for part in list(zip(*results, strict=True))[:2])
+        metrics: dict[str, float] = super().compute_metrics(results)
+        for name, i, u in zip(self.dataset_meta["classes"], intersect.tolist(), union.tolist(), strict=True):
+            if u:
+                metrics[f"IoU of {name}"] = 100 * i / u
+        return metrics

@@ -1,0 +1,148 @@
+"""Images with maps of classes: read, and changed at random as the published protocol says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as tv
+from transfer_runs import BadInput
+
+from segment.torchvision_order import Key, generator
+
+IGNORE = 255
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RATIOS = (0.5, 2.0)
+MOST_OF_ONE_CLASS, REDRAWS = 0.75, 10
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """In pixels. long, short: an image is enlarged as far as its sides stay within these; crop: of a training image;
+    window, apart: of scoring, and from one window to the next; None for whole images."""
+
+    long: int
+    short: int
+    crop: int
+    window: int | None = None
+    apart: int | None = None
+
+
+class Maps(Dataset[tuple[Tensor, Tensor]]):
+    """(image, labels) by key. image: float32 (3, h, w), normalised; labels: int64 (h, w), 255 where none counts.
+
+    With a seed, a random square crop, drawn by seed and place in the stream. Without, the image in its scoring size and
+    the labels in their own size."""
+
+    def __init__(self, files: Sequence[tuple[Path, Path]], n_classes: int, sizes: Sizes, seed: int | None = None):
+        self.files, self.n_classes, self.sizes, self.seed = files, n_classes, sizes, seed
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        place, index = key
+        image, labels = self.read(index)
+        if self.seed is None:
+            return normalise(resize(image, *self.scored_size(image))), labels.long()
+        g = generator(self.seed, "image", place)
+        ratio = uniform(*RATIOS, g)
+        size = fit(image.shape[-2:], int(self.sizes.long * ratio), int(self.sizes.short * ratio))
+        image, labels = random_crop(resize(image, *size), nearest(labels, *size), self.sizes.crop, g)
+        if torch.rand((), generator=g) < 0.5:
+            image, labels = image.flip(-1), labels.flip(-1)
+        image = normalise(photometric_distortion(image, g))
+        right, below = (self.sizes.crop - side for side in (image.shape[-1], image.shape[-2]))
+        return F.pad(image, (0, right, 0, below)), F.pad(labels, (0, right, 0, below), value=IGNORE).long()
+
+    def scored_size(self, image: Tensor) -> tuple[int, int]:
+        return fit(image.shape[-2:], self.sizes.long, self.sizes.short)
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """(float32 (3, H, W) in [0, 1], uint8 (H, W)). BadInput names a file that is broken or holds another id."""
+        path, mask = self.files[index]
+        try:
+            pixels = np.array(Image.open(path).convert("RGB"))
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be read ({error}); get it again") from None
+        try:
+            ids = np.array(Image.open(mask))
+        except OSError as error:
+            raise BadInput(f"{mask}: cannot be read ({error}); get it again") from None
+        if ids.shape != pixels.shape[:2]:
+            raise BadInput(f"{mask}: {ids.shape}, and {path.name} is {pixels.shape[:2]}; one id a pixel is needed")
+        unknown = ids[(ids >= self.n_classes) & (ids != IGNORE)]
+        if len(unknown):
+            known = f"ids are 0 to {self.n_classes - 1}, and {IGNORE} for what is ignored"
+            raise BadInput(f"{mask}: a mask holds id {unknown[0]}; {known}")
+        return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255, torch.from_numpy(ids.astype(np.uint8))
+
+
+def fit(size: Sequence[int], long: int, short: int) -> tuple[int, int]:
+    """(height, width), as large as the two limits allow, in the shape of `size`."""
+    factor = min(long / max(size), short / min(size))
+    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
+
+
+def resize(image: Tensor, height: int, width: int, *, align_corners: bool = False) -> Tensor:
+    return F.interpolate(image[None], (height, width), mode="bilinear", align_corners=align_corners)[0]
+
+
+def nearest(labels: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(labels[None, None], (height, width), mode="nearest")[0, 0]
+
+
+def normalise(image: Tensor) -> Tensor:
+    return (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+def uniform(low: float, high: float, g: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=g))
+
+
+def random_crop(image: Tensor, labels: Tensor, side: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A square, or what there is of it. Drawn again, ten times at most, while one class has three quarters of it."""
+    height, width = labels.shape
+    for _ in range(1 + REDRAWS):
+        top, left = (int(torch.randint(max(0, n - side) + 1, (), generator=g)) for n in (height, width))
+        crop = labels[top : top + side, left : left + side]
+        counts = torch.bincount(crop[crop != IGNORE])
+        if (counts > 0).sum() > 1 and counts.max() < MOST_OF_ONE_CLASS * counts.sum():
+            break
+    return image[:, top : top + side, left : left + side], crop
+
+
+def photometric_distortion(image: Tensor, g: torch.Generator) -> Tensor:
+    """(3, H, W) in [0, 1] -> the same: brightness, contrast, saturation and hue, each with probability one half (Liu et
+    al. 2016, arXiv:1512.02325). Contrast comes second or last, and multiplies, as in MMSegmentation."""
+
+    def chosen() -> bool:
+        return bool(torch.rand((), generator=g) < 0.5)
+
+    def contrast(image: Tensor) -> Tensor:
+        return (image * uniform(0.5, 1.5, g)).clamp(0, 1) if chosen() else image
+
+    if chosen():
+        image = (image + uniform(-32, 32, g) / 255).clamp(0, 1)
+    contrast_last = chosen()
+    if not contrast_last:
+        image = contrast(image)
+    if chosen():
+        image = saturate(image, uniform(0.5, 1.5, g))
+    if chosen():
+        image = tv.adjust_hue(image, uniform(-18, 18, g) / 180)  # 180 is a full turn, in OpenCV's hue
+    return contrast(image) if contrast_last else image
+
+
+def saturate(image: Tensor, factor: float) -> Tensor:
+    """HSV's saturation times `factor`, at most 1; hue and value stay."""
+    value, least = image.amax(0), image.amin(0)
+    most = value / (value - least).clamp(min=1e-6)  # the factor that takes the smallest channel to 0
+    return (value - (value - image) * most.clamp(max=factor)).clamp(min=0)

@@ -1,0 +1,67 @@
+"""What a run says while it goes: a live line on a terminal, a plain line now and then elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+PLAIN_EVERY_S = 10.0
+
+
+class Progress:
+    """A context. `say` prints a line; `say(..., even_quiet=True)` prints it always; `doing` renews the live line."""
+
+    def __init__(self, *, quiet: bool = False, main: bool = True) -> None:
+        # this very stream: toolboxes print, and their prints are sent to a log while they run
+        self.console = Console(file=sys.stdout, quiet=not main, highlight=False, soft_wrap=True)
+        self.quiet = quiet
+        self._live: Live | None = None
+        self._what, self._began, self._first, self._said = "", 0.0, 0.0, time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.console.is_terminal and not self.quiet:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+            self._live = None
+
+    def say(self, text: str, *, even_quiet: bool = False) -> None:
+        if even_quiet or not self.quiet:
+            self.console.print(text, markup=False)
+
+    def doing(self, what: str, share: float, more: str = "") -> None:
+        """what: the kind of work, whose time left is measured; share: how much of it is done, 0 to 1."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began, self._first = what, now, share
+        parts = [f"{what} {_bar(share)} {share:4.0%}"]
+        if share > self._first and now - self._began > 2:
+            parts.append(f"{duration((now - self._began) * (1 - share) / (share - self._first))} left")
+        line = " | ".join([*parts, *([more] if more else [])])
+        if self._live is not None:
+            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+        elif not self.quiet and now - self._said > PLAIN_EVERY_S:
+            self._said = now
+            self.console.print(line, markup=False)
+
+
+def _bar(share: float, width: int = 12) -> str:
+    full = round(share * width)
+    return "━" * full + "─" * (width - full)
+
+
+def duration(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

@@ -1,0 +1,273 @@
+"""An MMEngine config as a run: progress instead of logs, metrics.jsonl, checkpoints that cannot carry code, resume.
+
+Needs the `openmmlab` extra. The toolbox's own log goes to log.txt in the run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import pickle
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from transfer_runs._errors import BadInput, Interrupted, TrainingFailed
+from transfer_runs._job import Job
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a protocol publishes. iterations: of training; warmup: iterations of linear warm-up; batch: over all GPUs;
+    evaluate_every: iterations; milestones: iterations after which the learning rate falls tenfold (none for poly)."""
+
+    iterations: int
+    batch: int
+    warmup: int = 0
+    milestones: tuple[int, ...] = ()
+    evaluate_every: int = 2000
+
+
+def apply_options(config: Config, job: Job, schedule: Schedule) -> list[str]:
+    """Write batch, iterations, learning rate and machine into `config`; returns what departs from the protocol."""
+    options, changes = job.options, []
+    batch = options.batch or schedule.batch
+    if batch % job.world:
+        raise BadInput(f"--batch {batch} cannot be shared by {job.world} processes; take a multiple of {job.world}")
+    iterations = options.iterations or schedule.iterations
+    if batch != schedule.batch:
+        changes.append(f"batch {batch} instead of {schedule.batch}")
+    if iterations != schedule.iterations:
+        changes.append(f"{iterations} iterations instead of {schedule.iterations}")
+    optimizer = config.optim_wrapper.optimizer
+    if options.lr_rule == "linear" and batch != schedule.batch:
+        optimizer.lr = optimizer.lr * batch / schedule.batch
+        changes.append(f"learning rate {optimizer.lr:g}")
+
+    share = iterations / schedule.iterations
+    for one in config.param_scheduler:
+        one.by_epoch = False
+        if one.type == "LinearLR":
+            one.end = min(schedule.warmup, max(1, iterations // 10))
+        elif one.type == "MultiStepLR":
+            one.end, one.milestones = iterations, [max(1, round(m * share)) for m in schedule.milestones]
+        else:
+            one.end = iterations
+    every = min(schedule.evaluate_every, iterations)
+    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=every)
+
+    workers = 0 if options.data == "shapes" else 2
+    workers = workers if options.workers is None else options.workers
+    for loader in (config.train_dataloader, config.val_dataloader):
+        loader.num_workers, loader.persistent_workers = workers, workers > 0
+    config.train_dataloader.batch_size = batch // job.world
+    config.train_dataloader.sampler = dict(type="InfiniteSampler", shuffle=True, seed=options.seed)
+    config.test_dataloader, config.test_evaluator, config.test_cfg = config.val_dataloader, config.val_evaluator, None
+    config.test_cfg = dict(type="TestLoop")
+
+    cuda = use_cuda(options.device)
+    config.sync_bn = "torch" if cuda else None  # takes effect on several GPUs; on one process it is plain batch norm
+    config.launcher = "pytorch" if job.world > 1 else "none"
+    config.env_cfg.dist_cfg = dict(backend="nccl" if cuda else "gloo")
+    if job.world > 1 and not cuda:
+        config.model_wrapper_cfg = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+        changes.append("batch norm of each process by itself, on CPUs")
+    config.randomness = dict(seed=options.seed)
+    config.default_hooks.checkpoint = dict(
+        type="CheckpointHook", by_epoch=False, interval=options.checkpoint_every or every, max_keep_ckpts=2
+    )
+    config.default_hooks.logger = dict(type="LoggerHook", interval=50, log_metric_by_epoch=False)
+    config.default_hooks.pop("visualization", None)
+    config.visualizer.vis_backends = []
+    config.log_processor = dict(by_epoch=False)
+    config.work_dir = str(job.folder.path / "checkpoints")
+    return changes
+
+
+def use_cuda(device: str) -> bool:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: no GPU that torch can use; take --device auto, or install a torch with CUDA")
+    return device != "cpu" and torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The runner with the finished model, its metrics, and those before training if they were taken."""
+
+    runner: Runner
+    metrics: Metrics
+    untrained: Metrics | None
+
+
+def run_mmengine(
+    config: Config,
+    job: Job,
+    to_columns: Callable[[dict[str, Any]], Metrics],
+    on_start: Callable[[Runner], None] = lambda runner: None,
+) -> Trained:
+    """Train what `config` says.
+
+    to_columns: the evaluator's dictionary -> {column: percent}. on_start: called with the initialised model before the
+    first step of a new run. Writes config.py and model.pth into the run's folder;
+    the two open in the toolbox's own inference functions. Raises TrainingFailed if the loss is not finite, Interrupted
+    (after a checkpoint) if told to stop, BadInput if there is nothing to resume."""
+    if not use_cuda(job.options.device) and torch.cuda.is_available():
+        raise BadInput("--device cpu on a machine with a GPU: hide it instead, with CUDA_VISIBLE_DEVICES=-1")
+    config.dump(job.folder.path / "config.py")
+    if job.resumed:
+        checkpoint, step = _newest(Path(config.work_dir), job)
+        config.load_from, config.resume = str(checkpoint), True
+        # other images than those of the first steps, without loading all images that were seen
+        config.train_dataloader.sampler.seed = job.options.seed + step
+        config.train_cfg.fast_forward_on_resume = True
+        job.folder.keep_metrics(step)
+    watch = _Watch(job, to_columns, on_start)
+    with _log(job.folder.path / "log.txt", job.rank) as log:
+        runner = _Runner.from_cfg_with_log(config, log)
+        runner.register_hook(watch, priority="LOWEST")
+        runner.train()
+    if job.rank == 0:
+        state = {"meta": {"dataset_meta": runner.val_dataloader.dataset.metainfo}, "state_dict": _weights(runner)}
+        torch.save(state, job.folder.path / "model.pth")
+    if watch.last is None:
+        raise BadInput(f"{job.folder.path}: the last checkpoint is the end of training; score it with the toolbox")
+    return Trained(runner, watch.last, watch.untrained)
+
+
+class _Watch(Hook):
+    """Between the toolbox and the run: figures, progress, broken losses, signals."""
+
+    def __init__(
+        self, job: Job, to_columns: Callable[[dict[str, Any]], Metrics], on_start: Callable[[Runner], None]
+    ) -> None:
+        self.job, self.to_columns, self.on_start = job, to_columns, on_start
+        self.last: Metrics | None = None
+        self.untrained: Metrics | None = None
+        self._losses: list[float] = []
+        self._since = time.monotonic()
+        self._images = 0
+        self._scoring_untrained = False
+
+    def before_train(self, runner: Runner) -> None:
+        self.job.stop.defer()
+        if runner.iter == 0:
+            self.on_start(runner)
+        self.every = 10 if runner.max_iters < 2000 else 50
+        if runner.iter == 0 and (self.job.options.score_untrained or self.job.options.data == "shapes"):
+            self._scoring_untrained = True
+            runner.val_loop.run()
+            self._scoring_untrained = False
+        elif runner.iter:
+            before = [line for line in self.job.folder.read_metrics() if line.get("untrained")]
+            self.untrained = {k: v for k, v in before[0].items() if k not in ("step", "untrained")} if before else None
+        self._since = time.monotonic()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        step = runner.iter + 1
+        self._losses.append(float(outputs["loss"].detach()) if outputs else math.nan)
+        self._images += runner.train_dataloader.batch_size or len(data_batch["inputs"])
+        if not math.isfinite(self._losses[-1]):
+            raise TrainingFailed(
+                f"the loss is {self._losses[-1]} at iteration {step}: give a smaller --batch with --lr-rule linear, "
+                f"or look for broken annotations; the last good state is in {runner.work_dir}"
+            )
+        if step % self.every == 0 or step == runner.max_iters:
+            self._write(runner, step)
+        if self.job.stop.asked:
+            runner.save_checkpoint(runner.work_dir, f"iter_{step}.pth", by_epoch=False)
+            raise Interrupted(f"stopped at iteration {step}; go on with: resume {self.job.folder.path}")
+
+    def _write(self, runner: Runner, step: int) -> None:
+        now = time.monotonic()
+        speed = self._images * self.job.world / max(1e-9, now - self._since)
+        loss = sum(self._losses) / len(self._losses)
+        figures = {"step": step, "loss": loss, "lr": runner.optim_wrapper.get_lr()["lr"][0], "images_per_s": speed}
+        if self.job.rank == 0:
+            self.job.folder.append_metrics(figures)
+        more = f"{speed:.1f} img/s | loss {loss:.3f}"
+        self.job.progress.doing(f"iteration {step}/{runner.max_iters}", step / runner.max_iters, more)
+        self._losses, self._images, self._since = [], 0, now
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        what = "scoring the untrained network" if self._scoring_untrained else "scoring"
+        self.job.progress.doing(what, (batch_idx + 1) / len(runner.val_dataloader))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        columns = self.to_columns(metrics or {})
+        line: dict[str, Any] = {"step": runner.iter, **columns}
+        if self._scoring_untrained:
+            self.untrained, line = columns, line | {"untrained": True}
+        else:
+            self.last = columns
+        if self.job.rank == 0:
+            self.job.folder.append_metrics(line)
+        self._since = time.monotonic()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        # the hub's log is in metrics.jsonl, and its objects could only be read back by running code from the file
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+
+
+class _Runner(Runner):
+    """A runner whose log is a file, not the terminal."""
+
+    _log: TextIO
+
+    @classmethod
+    def from_cfg_with_log(cls, config: Config, log: TextIO) -> _Runner:
+        cls._log = log
+        runner: _Runner = cls.from_cfg(config)
+        return runner
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+        logger.addHandler(logging.StreamHandler(self._log))
+        return logger
+
+    def dump_config(self) -> None:
+        """Written as config.py of the run instead."""
+
+
+@contextlib.contextmanager
+def _log(path: Path, rank: int) -> Iterator[TextIO]:
+    """What the toolboxes and pycocotools print or warn goes to a file; a terminal is for progress."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("a") if rank == 0 else open("/dev/null", "w"))
+        stack.enter_context(contextlib.redirect_stdout(file))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = lambda message, category, filename, line, *_: print(  # type: ignore[assignment]
+            f"{category.__name__}: {message} ({filename}:{line})", file=file
+        )
+        yield file
+
+
+def _newest(folder: Path, job: Job) -> tuple[Path, int]:
+    """The last checkpoint that can be read without running code from it, and its iteration."""
+    found = sorted(folder.glob("iter_*.pth"), key=lambda p: int(p.stem.removeprefix("iter_")), reverse=True)
+    for path in found:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            return path, int(state["meta"]["iter"])
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            job.progress.say(f"{path} cannot be read ({str(error).splitlines()[0][:80]}); trying the one before")
+    raise BadInput(f"{folder}: no checkpoint that can be read, so nothing to resume; start the run anew")
+
+
+def _weights(runner: Runner) -> dict[str, torch.Tensor]:
+    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    return {name: value.detach().cpu() for name, value in model.state_dict().items()}
