@@ -195,7 +195,14 @@ def test_coco_c4(tmp_path: Path) -> None:
     [("voc", 512, (2048, 512), 16, 20_000, 2000, False), ("cityscapes", 769, (2049, 1025), 8, 40_000, 4000, True)],
 )
 def test_segmentation(
-    protocol: str, size: int, scale: tuple[int, int], batch: int, iterations: int, every: int, corners: bool, tmp_path: Path
+    protocol: str,
+    size: int,
+    scale: tuple[int, int],
+    batch: int,
+    iterations: int,
+    every: int,
+    corners: bool,
+    tmp_path: Path,
 ) -> None:
     config = segmenter(protocol, tmp_path)
     check_sgd(config, 0.01, 5e-4)

@@ -72,7 +72,9 @@ def test_a_protocol_runs_from_weights_to_report(
     assert all(0 <= value <= 100 for value in results["metrics"].values())
     assert set(columns) <= set(results["untrained"])
     assert any("batch 2" in change for change in results["changes"])
-    losses = [line["loss"] for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+    losses = [
+        line["loss"] for line in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in line
+    ]
     assert losses
     assert np.isfinite(losses).all()
     assert "data:image/jpeg" in (out / "report.html").read_text()

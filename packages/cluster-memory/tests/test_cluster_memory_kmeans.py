@@ -240,15 +240,25 @@ def test_first_argmin(n: int, k: int, values: int, seed: int) -> None:
     assert (minimum == scores.min(1).values).all()
 
 
-def test_faiss_backend() -> None:
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("init", ["random", "k-means++", "rows"])
+def test_faiss_backend(metric: str, init: str) -> None:
     pytest.importorskip("faiss", reason="the faiss extra is not installed")
     x = blobs(3000, 16)
-    for metric in ("euclidean", "cosine"):
-        ours = KMeans(40, metric, n_iters=10, init=x[:40]).fit(x)
-        theirs = KMeans(40, metric, n_iters=10, init=x[:40], backend="faiss").fit(x)
-        assert theirs.inertia == pytest.approx(ours.inertia, rel=2e-2)
-        assert theirs.inertia_per_iter[0] == pytest.approx(ours.inertia_per_iter[0], rel=1e-4)
-        assert theirs.counts.min() > 0
+    start = x[:40] if init == "rows" else init
+    ours = KMeans(40, metric, n_iters=10, init=start).fit(x)
+    theirs = KMeans(40, metric, n_iters=10, init=start, backend="faiss").fit(x)
+    assert theirs.inertia_per_iter[0] == pytest.approx(
+        ours.inertia_per_iter[0], rel=1e-4
+    )  # the same rows to start from
+    assert theirs.inertia == pytest.approx(ours.inertia, rel=2e-2)
+    assert theirs.counts.min() > 0
+    assert theirs.n_iter == len(theirs.inertia_per_iter) == 10
+    assert vars(theirs).keys() == vars(ours).keys()
+    assert KMeans(40, metric, n_iters=0, init=start, backend="faiss").fit(x).inertia_per_iter == ()
+    if init == "random":
+        best = KMeans(40, metric, n_iters=10, n_init=3, backend="faiss").fit(x)
+        assert best.inertia <= theirs.inertia
 
 
 def test_missing_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Two gloo ranks, each with a part of the data, find what one process finds on all of it."""
+"""Gloo ranks, each with a part of the data, find what one process finds on all of it."""
 
 from pathlib import Path
 
@@ -55,6 +55,30 @@ def worker(rank: int, folder: str) -> None:
     with pytest.raises(ValueError, match="use k <= 401"):
         KMeans(500, group=group).fit(data()[part])
     dist.destroy_process_group()
+
+
+PARTS = [slice(0, 170), slice(170, 170), slice(170, 401)]  # one rank of three has no row at all
+
+
+def kmeans_worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
+    torch.save(fit(data()[PARTS[rank]], dist.group.WORLD), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_three_uneven_ranks_equal_one(tmp_path: Path) -> None:
+    mp.spawn(kmeans_worker, args=(str(tmp_path),), nprocs=3)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
+    for one, *parts in zip(fit(data(), None), *ranks, strict=True):
+        assert [len(part["assignments"]) for part in parts] == [170, 0, 231]
+        assert torch.equal(torch.cat([part["assignments"] for part in parts]), one["assignments"])
+        for part in parts:
+            assert torch.equal(part["centroids"], parts[0]["centroids"])
+            torch.testing.assert_close(part["centroids"], one["centroids"])
+            torch.testing.assert_close(part["counts"], one["counts"])
+            assert part["inertia"] == pytest.approx(one["inertia"], rel=1e-6)
+            assert (part["n_iter"], part["n_repaired"]) == (one["n_iter"], one["n_repaired"])
 
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:

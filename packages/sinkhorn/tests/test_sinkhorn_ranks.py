@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from sinkhorn import EmbeddingQueue, Prototypes, sinkhorn_knopp
+from sinkhorn import EmbeddingQueue, Prototypes, Transport, optimal_transport, sinkhorn_knopp
 from torch import Tensor
 
 EPSILONS = (0.05, 0.01)  # one for each way of computing
@@ -35,6 +35,18 @@ def train(group: dist.ProcessGroup | None, mine: slice) -> dict[str, Tensor]:
     return {"codes": torch.stack(codes), "alone": torch.stack(alone), **queue.state_dict()}
 
 
+def transported(group: dist.ProcessGroup | None, mine: slice) -> list[Transport]:
+    """With weights whose sums and largest values differ between ranks; and to a tolerance that ends in the middle."""
+    scores = Prototypes(8, 12)(embeddings()[0, 0]).detach()[mine]
+    rows, columns = torch.arange(16)[mine], torch.arange(12)
+    options = {"row_marginals": rows, "column_marginals": columns, "group": group}
+    return [
+        optimal_transport(scores, epsilon=epsilon, rho=rho, n_iters=500, tolerance=0.01, **options)
+        for epsilon in EPSILONS
+        for rho in (0.1, float("inf"))
+    ]
+
+
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -44,11 +56,18 @@ def worker(rank: int, folder: str) -> None:
     # ranks whose own scores would choose different ways of computing; a rank without samples; one with NaN
     found["mixed"] = sinkhorn_knopp((scores * torch.linspace(0.1, 4, 16)[:, None])[SPLIT[rank]], group=group)
     found["uneven"] = sinkhorn_knopp(scores if rank else scores[:0], group=group)
+    moved = transported(group, SPLIT[rank])
+    found["transport"] = torch.stack([part.codes for part in moved])
+    found["log_scales"] = torch.stack([part.log_scales for part in moved])
+    found["n_iters"] = torch.tensor([part.n_iters for part in moved])
     torch.save(found, f"{folder}/{rank}.pt")
     poisoned = scores.clone()
     poisoned[2] = torch.nan
     with pytest.raises(ValueError, match=("rows of another rank", r"rows \[2\] of scores")[rank]):
         sinkhorn_knopp(poisoned if rank else scores, group=group)
+    weights = torch.ones(16).index_fill_(0, torch.tensor([3]), -1.0 if rank else 1.0)
+    with pytest.raises(ValueError, match=(r"rows \[\] of this rank", r"rows \[3\] of this rank")[rank]):
+        optimal_transport(scores, row_marginals=weights, group=group)
     with pytest.raises(ValueError, match="empty on every rank"):
         sinkhorn_knopp(scores[:0], group=group)
     dist.destroy_process_group()
@@ -61,8 +80,14 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     scores = Prototypes(8, 12)(embeddings()[0, 0]).detach()
     one["mixed"] = sinkhorn_knopp(scores * torch.linspace(0.1, 4, 16)[:, None])
     one["uneven"] = sinkhorn_knopp(scores)
-    for name in ("codes", "alone", "mixed", "uneven"):
+    moved = transported(None, slice(None))
+    one["transport"] = torch.stack([part.codes for part in moved])
+    for name in ("codes", "alone", "mixed", "uneven", "transport"):
         torch.testing.assert_close(torch.cat([first[name], second[name]], -2), one[name], atol=1e-6, rtol=0)
+    assert torch.equal(first["log_scales"], second["log_scales"])
+    torch.testing.assert_close(first["log_scales"], torch.stack([part.log_scales for part in moved]))
+    assert [part.n_iters for part in moved] == first["n_iters"].tolist() == second["n_iters"].tolist()
+    assert 1 < first["n_iters"].min() <= first["n_iters"].max() < 500
     for name in ("embeddings", "n_valid"):
         assert torch.equal(first[name], second[name])
         assert torch.equal(first[name], one[name])

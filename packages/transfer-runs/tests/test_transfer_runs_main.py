@@ -151,3 +151,19 @@ def test_doctor_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "not installed" in said
     assert "made with 0.1" in said
+
+
+def test_workers_that_inherit_the_handler_die_of_a_signal(tmp_path: Path) -> None:
+    """A pool of the toolbox's evaluator terminates its workers by SIGTERM; noted instead, it would wait for ever."""
+
+    def run(job: Job) -> Outcome:
+        job.stop.defer()
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        return outcome(job)
+
+    assert main(app(run), ["coco", "--out", str(tmp_path / "run")]) == 0

@@ -6,7 +6,7 @@ import argparse
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ class Toy(BaseModel):
 
 @DATASETS.register_module()
 class Points(torch.utils.data.Dataset):  # type: ignore[type-arg]
-    metainfo = {"classes": ("point",)}
+    metainfo: ClassVar = {"classes": ("point",)}
 
     def __len__(self) -> int:
         return 16
@@ -64,7 +64,9 @@ class Mean(BaseMetric):
 SCHEDULE = Schedule(40, batch=4, warmup=4, milestones=(30,), evaluate_every=20)
 
 
-def make(folder: Path, *, resumed: bool = False, model: dict[str, Any] | None = None, **options: Any) -> tuple[Config, Job]:
+def make(
+    folder: Path, *, resumed: bool = False, model: dict[str, Any] | None = None, **options: Any
+) -> tuple[Config, Job]:
     given = {"batch": None, "iterations": None, "lr_rule": "linear", "data": "real", "workers": 0, "device": "auto"}
     given |= {"seed": 0, "checkpoint_every": 10, "score_untrained": True} | options
     folder.mkdir(exist_ok=True)
@@ -113,7 +115,11 @@ def test_a_run_trains_scores_and_leaves_its_files(tmp_path: Path, capsys: pytest
     assert abs(trained.metrics["mean"] - 1) < abs(trained.untrained["mean"] - 1)
     found = lines(job)
     assert [line["step"] for line in found if "loss" in line] == [10, 20, 30, 40]
-    assert [(line["step"], line.get("untrained")) for line in found if "mean" in line] == [(0, True), (20, None), (40, None)]
+    assert [(line["step"], line.get("untrained")) for line in found if "mean" in line] == [
+        (0, True),
+        (20, None),
+        (40, None),
+    ]
     assert found[-1]["mean"] == trained.metrics["mean"]
     assert found[1]["lr"] == pytest.approx(0.1)
     assert next(line["lr"] for line in found if line["step"] == 40) == pytest.approx(0.01)

@@ -69,5 +69,5 @@ def test_a_resumed_run_needs_neither_file_nor_choice(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="--weights .*not there"):
+    with pytest.raises(BadInput, match=r"--weights .*not there"):
         read(job(tmp_path / "run", weights=str(tmp_path / "none")), tmp_path)

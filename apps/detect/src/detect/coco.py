@@ -26,7 +26,9 @@ def check(data: Path) -> list[str]:
         objects: Counter[int] = Counter()
         for one in content["annotations"]:
             if one["image_id"] not in images:
-                raise BadInput(f"{_name(split)}: annotation {one['id']} is of image {one['image_id']}, which is not listed")
+                raise BadInput(
+                    f"{_name(split)}: annotation {one['id']} is of image {one['image_id']}, which is not listed"
+                )
             if one["category_id"] not in names[split]:
                 raise BadInput(
                     f"{_name(split)}: annotation {one['id']} is of category {one['category_id']}, which is not listed"

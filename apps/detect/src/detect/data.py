@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from indexed_images import export_shapes
@@ -21,6 +22,8 @@ def open_data(job: Job) -> tuple[Path, tuple[str, ...], list[str]]:
         if not data.exists() and job.rank == 0:
             job.progress.say("drawing images, once ...")
             export_shapes(data, protocol, **DRAWN)
+        while not data.exists():  # the first rank draws; the folder comes into being whole
+            time.sleep(0.1)
     lines = layout.check(data) if job.rank == 0 else []
     root = voc.devkit(data) if protocol == "voc" else data
     return root.resolve(), layout.class_names(data), lines

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class SobelResNet(FeatureMaps):
-    """FeatureMaps of sobel-resnet, built from an architecture. weights: a file of any dialect, read by `init_weights`."""
+    """FeatureMaps of sobel-resnet from an architecture. weights: a file of any dialect, read by `init_weights`."""
 
     def __init__(
         self,

@@ -28,7 +28,15 @@ CONFIG = {
 VOC_SCHEDULE = Schedule(24_000, batch=16, warmup=100, milestones=(18_000, 22_000), evaluate_every=2_000)
 COCO_STEPS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # epochs, and those after which the learning rate falls
 # what 2 CPU cores manage in minutes, on drawn images
-SMALL = {"iterations": {"voc": 400, "coco": 400}, "batch": 4, "scale": 0.16, "samples": 64, "proposals": 100, "found": 20}
+SMALL: dict[str, Any] = {
+    "iterations": 400,
+    "batch": 4,
+    "scale": 0.12,
+    "samples": 64,
+    "proposals": 100,
+    "found": 20,
+    "channels": 64,
+}
 N_PICTURES = 6
 
 
@@ -36,7 +44,7 @@ def run(job: Job) -> Outcome:
     """Train and score. Raises BadInput, TrainingFailed, Interrupted."""
     options, small = job.options, job.options.data == "shapes"
     if small:
-        options.iterations = options.iterations or SMALL["iterations"][options.command]
+        options.iterations = options.iterations or SMALL["iterations"]
         options.batch, options.scale = options.batch or SMALL["batch"], options.scale or SMALL["scale"]
     root, classes, lines = open_data(job)
     weights = read_weights(job, load_backbone, ResNet, architecture_of)
@@ -76,7 +84,9 @@ def schedule(config: Config, job: Job) -> Schedule:
     images = len(DATASETS.build(config.train_dataloader.dataset))  # those with objects; the rest is not trained on
     epoch = -(-images // 16)
     epochs, falls = COCO_STEPS[job.options.schedule]
-    return Schedule(epochs * epoch, batch=16, warmup=1000, milestones=tuple(e * epoch for e in falls), evaluate_every=epoch)
+    return Schedule(
+        epochs * epoch, batch=16, warmup=1000, milestones=tuple(e * epoch for e in falls), evaluate_every=epoch
+    )
 
 
 def fit_backbone(config: Config, weights: Weights, seed: int) -> None:
@@ -138,7 +148,18 @@ def make_small(config: Config) -> list[str]:
     for proposals in (train.rpn_proposal, test.rpn):
         proposals.update(nms_pre=4 * SMALL["proposals"], max_per_img=SMALL["proposals"])
     test.rcnn.max_per_img = SMALL["found"]
-    return [f"{SMALL['samples']} regions an image, of {SMALL['proposals']} proposals; {SMALL['found']} found at most"]
+    changes = [
+        f"{SMALL['samples']} regions an image, of {SMALL['proposals']} proposals; {SMALL['found']} found at most"
+    ]
+    if "neck" in config.model:
+        channels, roi = SMALL["channels"], config.model.roi_head
+        config.model.neck.out_channels = channels
+        config.model.rpn_head.update(in_channels=channels, feat_channels=channels)
+        roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = channels
+        roi.bbox_head.update(in_channels=channels, conv_out_channels=channels, fc_out_channels=4 * channels)
+        roi.mask_head.update(in_channels=channels, conv_out_channels=channels)
+        changes.append(f"{channels} channels in pyramid and heads")
+    return changes
 
 
 def to_columns(metrics: dict[str, Any]) -> dict[str, float]:

@@ -18,8 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.utils.data import Dataset
 from transfer_runs import BadInput
-
-from detect.torchvision_order import Key, generator
+from transfer_runs.plain import Key, generator
 
 Target = dict[str, Tensor]
 FOUND = {"bbox": "box", "segm": "mask"}
@@ -36,9 +35,10 @@ class CocoImages(Dataset[tuple[Tensor, Target]]):
         content = json.loads(annotation_file(root, split).read_text())
         self.folder, self.seed = root / f"{split}2017", seed
         self.labels = {category["id"]: k for k, category in enumerate(content["categories"], 1)}
+        sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
         self.objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for one in content["annotations"]:
-            if not one.get("iscrowd") and one["bbox"][2] >= 1 and one["bbox"][3] >= 1:
+            if not one.get("iscrowd") and is_inside(one["bbox"], *sizes[one["image_id"]]):
                 self.objects[one["image_id"]].append(one)
         self.images = [image for image in content["images"] if seed is None or image["id"] in self.objects]
 
@@ -78,6 +78,12 @@ def annotation_file(root: Path, split: str) -> Path:
     return root / "annotations" / f"instances_{split}2017.json"
 
 
+def is_inside(box: Sequence[float], width: int, height: int) -> bool:
+    """Whether a box x y width height has a pixel or more each way, and any of it in the image."""
+    x, y, w, h = box
+    return w >= 1 and h >= 1 and min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
+
+
 def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     """uint8 (H, W) of polygons, of run lengths, or of these as COCO packs them into a string."""
     if isinstance(segmentation, list):
@@ -98,7 +104,7 @@ def flip(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 
 def entries(target: Target, found: Target, categories: Sequence[int]) -> list[dict[str, Any]]:
     """What was found in one image, as COCO's evaluator reads it; masks are those above one half."""
-    boxes = found["boxes"].cpu()
+    boxes = found["boxes"].cpu().clone()
     boxes[:, 2:] -= boxes[:, :2]
     masks = (found["masks"][:, 0] > 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     made = []

@@ -15,12 +15,11 @@ from PIL import Image
 from sobel_resnet import ResNet, architecture_of, load_backbone
 from torch import Tensor, nn
 from transfer_runs import BadInput, Interrupted, Job, Outcome, draw_objects, read_weights, side_by_side
+from transfer_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
 from detect.data import open_data
 from detect.torchvision_data import CocoImages, Target, average_precision, entries
-from detect.torchvision_loop import Metrics, Plan, machine, main_rank_first, make_plan, train
 from detect.torchvision_model import DIFFERENCES, build_detector
-from detect.torchvision_order import Part, batches
 
 BATCH, LR, MOMENTUM, WEIGHT_DECAY = 16, 0.02, 0.9, 1e-4
 WARMUP, WARMUP_START = 1000, 0.001  # iterations; share of the learning rate

@@ -13,7 +13,9 @@ CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 LISTS = (("VOC2007", "trainval"), ("VOC2012", "trainval"), ("VOC2007", "test"))
-GET = "get VOCtrainval_06-Nov-2007, VOCtest_06-Nov-2007 and VOCtrainval_11-May-2012 from host.robots.ox.ac.uk/pascal/VOC"
+GET = (
+    "get VOCtrainval_06-Nov-2007, VOCtest_06-Nov-2007 and VOCtrainval_11-May-2012 from host.robots.ox.ac.uk/pascal/VOC"
+)
 
 
 def devkit(data: Path) -> Path:
@@ -34,7 +36,9 @@ def check(data: Path) -> list[str]:
         ids = _ids(root, year, name)
         for i in ids:
             if not (root / year / "JPEGImages" / f"{i}.jpg").is_file():
-                raise BadInput(f"{year}/ImageSets/Main/{name}.txt lists {i}, and JPEGImages/{i}.jpg is not there; {GET}")
+                raise BadInput(
+                    f"{year}/ImageSets/Main/{name}.txt lists {i}, and JPEGImages/{i}.jpg is not there; {GET}"
+                )
             objects.update(_objects(root / year / "Annotations" / f"{i}.xml"))
         if unknown := sorted(objects.keys() - set(classes)):
             raise BadInput(f"{year} {name}: objects of class {unknown[0]!r}, which is none of {', '.join(classes)}")

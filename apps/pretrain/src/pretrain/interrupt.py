@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ class StopSignal:
         self._group = group
         self._told = False
         self._deferred = False
+        self._process = os.getpid()
 
     def __enter__(self) -> StopSignal:
         self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -33,6 +35,9 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked worker inherits this handler, and must die of the signal
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         if self._told or not self._deferred:
             raise Interrupted("stopped before there was anything new to save")
         self._told = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from indexed_images import SHAPES_CLASS_NAMES, export_shapes
@@ -22,6 +23,8 @@ def open_data(job: Job) -> tuple[Path, tuple[str, ...], list[str]]:
         if not data.exists() and job.rank == 0:
             job.progress.say("drawing images, once ...")
             export_shapes(data, protocol, **DRAWN)
+        while not data.exists():  # the first rank draws; the folder comes into being whole
+            time.sleep(0.1)
         classes = ("background", *SHAPES_CLASS_NAMES)
     lines = layout.check(data) if job.rank == 0 else []
     root = voc.root(data) if protocol == "voc" else data

@@ -15,7 +15,7 @@ from transfer_runs import BadInput
 
 @MODELS.register_module()
 class SobelResNet(FeatureMaps):
-    """FeatureMaps of sobel-resnet, built from an architecture. weights: a file of any dialect, read by `init_weights`."""
+    """FeatureMaps of sobel-resnet from an architecture. weights: a file of any dialect, read by `init_weights`."""
 
     def __init__(
         self,
@@ -53,7 +53,9 @@ class CheckLabels(BaseTransform):
 def check_ids(labels: np.ndarray, n_classes: int, path: object) -> None:
     unknown = labels[(labels >= n_classes) & (labels != 255)]
     if len(unknown):
-        raise BadInput(f"{path}: a mask holds id {unknown[0]}; ids are 0 to {n_classes - 1}, and 255 for what is ignored")
+        raise BadInput(
+            f"{path}: a mask holds id {unknown[0]}; ids are 0 to {n_classes - 1}, and 255 for what is ignored"
+        )
 
 
 @METRICS.register_module()

@@ -30,7 +30,7 @@ SCHEDULE = {
     "cityscapes": Schedule(40_000, batch=8, evaluate_every=4_000),
 }
 # what 2 CPU cores manage in minutes, on drawn images
-SMALL = {"iterations": 400, "batch": 8, "scale": {"voc": 0.25, "cityscapes": 0.125}}
+SMALL: dict[str, Any] = {"iterations": 400, "batch": 8, "scale": {"voc": 0.25, "cityscapes": 0.125}}
 N_PICTURES = 6
 
 
@@ -104,13 +104,12 @@ def fit_data(config: Config, root: Path, classes: tuple[str, ...], *, drawn: boo
 def fit_lists(config: Config, job: Job, root: Path) -> None:
     """SBD's list comes in two forms; the run's folder keeps the one that the toolbox reads."""
     path = job.folder.path / "aug.txt"
-    if job.rank == 0:
-        path.write_text("".join(f"{i}\n" for i in voc.splits(root)["aug"][0]))
+    path.write_text("".join(f"{i}\n" for i in voc.splits(root)["aug"][0]))
     config.train_dataloader.dataset.datasets[1].ann_file = str(path.resolve())
 
 
 def scale_images(config: Config, scale: float) -> list[str]:
-    """Multiply every image size by `scale`; crops stay a multiple of the output stride, plus one where corners align."""
+    """Multiply image sizes by `scale`; crops stay a multiple of the output stride, plus one where corners align."""
     if scale == 1:
         return []
     corner = config.size[0] % 8

@@ -13,13 +13,12 @@ from PIL import Image
 from sobel_resnet import ResNet, architecture_of, load_backbone
 from torch import Tensor, nn
 from transfer_runs import BadInput, Interrupted, Job, Outcome, draw_map, read_weights, side_by_side
+from transfer_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
 from segment import cityscapes, voc
 from segment.data import open_data
 from segment.torchvision_data import IGNORE, Maps, Sizes
-from segment.torchvision_loop import Metrics, Plan, machine, main_rank_first, make_plan, train
 from segment.torchvision_model import FCN, fcn_loss, predict
-from segment.torchvision_order import Part, batches
 
 LR, LEAST_LR, POWER, MOMENTUM, WEIGHT_DECAY = 0.01, 1e-4, 0.9, 0.9, 5e-4
 

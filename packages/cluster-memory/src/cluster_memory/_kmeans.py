@@ -1,18 +1,21 @@
 """k-means (Lloyd 1982) over rows in blocks: exact, seeded, no empty cluster, assignments that fit the centroids."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster_memory import _faiss
+from cluster_memory._assign import Assignment, block_rows, nearest_of
+from cluster_memory._assign import add_rows as add_rows  # _online imports it from here
+from cluster_memory._faiss import iterate
 from cluster_memory._kmeans_init import plus_plus_rows, random_rows
 from cluster_memory._kmeans_repair import fill_clusters, split_clusters
 from cluster_memory._nearest import Nearest
 from cluster_memory._ranks import Ranks
-from cluster_memory._rows import Frame, Matrix, Rows
+from cluster_memory._rows import Frame, Rows
+from cluster_memory._sources import Matrix, Source
 
 # Scratch of one block: K scores and a few copies of a row for each row in it.
 _BLOCK_BYTES = 16 * 2**20
@@ -27,7 +30,8 @@ class KMeansResult:
     counts (K,) int64: members of each cluster under `assignments`.
     inertia: sum of squared distances to the own centroid, or of 1 - cosine.
     inertia_per_iter: the same before each update of the centroids; shorter than n_iters if nothing changed any more.
-    n_repaired: how many times an empty cluster was filled."""
+    n_repaired: how many times an empty cluster was filled. n_iter: how many times the centroids were updated.
+    rechecked: share of rows, over all assignments, that a coarse product did not decide alone; 0 where none is used."""
 
     centroids: Tensor
     assignments: Tensor
@@ -35,6 +39,8 @@ class KMeansResult:
     inertia: float
     inertia_per_iter: tuple[float, ...]
     n_repaired: int
+    n_iter: int
+    rechecked: float
 
 
 class KMeans:
@@ -46,9 +52,11 @@ class KMeans:
     empty: "split" leaves no cluster empty wherever K rows differ; "keep" leaves an empty cluster's centroid in place.
     seed: the only source of randomness. group: ranks that each hold a part of the rows.
 
-    Distances are float32 in centred, scaled coordinates, sums float64. Two ranks equal one process on the concatenated
-    rows up to the order of float additions: the same rows are drawn, sums are float64, ties may fall otherwise.
-    Memory besides x: 12 N bytes, 16 MiB of scratch, 28 K D bytes; never N x K. Repeatable on one kind of device."""
+    Distances are float32 in safe coordinates (centred and scaled where it matters), sums float64. Two ranks equal one
+    process on the concatenated rows up to the order of float additions: the same rows are drawn, sums are float64, ties
+    may fall otherwise. Repeatable on one kind of device.
+    Memory besides x: 12 N bytes; N (D + 12) more for rows in memory on a CPU with int8 products, twice that with
+    bfloat16 ones; 16 to 64 MiB of scratch (1 GiB on a GPU), 28 K D bytes; never N x K."""
 
     def __init__(
         self,
@@ -67,6 +75,8 @@ class KMeans:
         _one_of("metric", metric, ("euclidean", "cosine"))
         _one_of("empty", empty, ("split", "keep"))
         _one_of("backend", backend, ("auto", "torch", "faiss"))
+        if backend == "faiss" and group is not None:
+            raise ValueError("backend='faiss' knows no group: use backend='torch'")
         if not isinstance(init, Tensor):
             _one_of("init", init, ("random", "k-means++"))
         elif init.ndim != 2 or len(init) != k or not init.isfinite().all():
@@ -78,7 +88,8 @@ class KMeans:
         self._fitted: tuple[Frame, Tensor] | None = None
 
     def fit(self, x: Matrix) -> KMeansResult:
-        """Cluster the rows of x (N, D): a tensor on any device, an array or a memory map; floats of any width.
+        """Cluster the rows of x (N, D): a tensor on any device, an array, a memory map, a DLPack object, an object with
+        `shape` and slices of rows, or a function that starts a pass over blocks (n_i, D); floats of any width.
 
         Raises ValueError if N < k, or if a row is not finite (the first ones are named). Collective with `group`."""
         ranks = Ranks(self.group)
@@ -88,31 +99,47 @@ class KMeans:
         if isinstance(self.init, Tensor) and self.init.shape[1] != rows.dim:
             raise ValueError(f"init and x must have rows of one length, got {self.init.shape[1]} and {rows.dim}")
         frame = Frame.of(rows, self.metric, ranks)
-        if self.backend == "faiss":
-            result = _faiss.fit(self, rows, frame)
-        else:
-            generator = torch.Generator().manual_seed(self.seed)
-            runs = (self._lloyd(rows, frame, ranks, generator) for _ in range(self.n_init))
-            result = min(runs, key=lambda run: run.inertia)
+        generator = torch.Generator().manual_seed(self.seed)
+        results = (self._run(rows, frame, ranks, generator) for _ in range(self.n_init))
+        result = min(results, key=lambda run: run.inertia)
         self._fitted = frame, result.centroids
         return result
 
     def predict(self, x: Matrix) -> Tensor:
         """Nearest centroid (N,) int64 of each row of x (N, D), after a fit; the rows of this process only."""
+        rows, frame, places = self._after_fit(x)
+        labels = torch.empty(rows.n, dtype=torch.int64, device=rows.device)
+        nearest = nearest_of(places, frame.cosine)
+        for part, block in rows:
+            labels[part] = nearest(frame.enter(block))[1]
+        return labels
+
+    def transform(self, x: Matrix) -> Tensor:
+        """Distances (N, K) float32 of each row of x (N, D) to each centroid: euclidean, or 1 - cosine.
+
+        The one method whose memory is N x K. Zero rows have no direction: their cosine distance is 0."""
+        rows, frame, places = self._after_fit(x)
+        distances = torch.empty(rows.n, self.k, device=rows.device)
+        every = Nearest(places, frame.cosine)
+        for part, block in rows:
+            entered = frame.enter(block)
+            distances[part] = every.distance(entered.square().sum(1, keepdim=True), every.scores(entered))
+        return distances if frame.cosine else distances.sqrt_().div_(frame.scale)
+
+    def _after_fit(self, x: Matrix) -> tuple[Rows, Frame, Tensor]:
+        """Rows of x, and the frame and the centroids (K, D) in it, on the device of x."""
         if self._fitted is None:
-            raise RuntimeError("predict needs centroids: call fit first")
+            raise RuntimeError("predict and transform need centroids: call fit first")
         frame, centroids = self._fitted
         rows = self._rows(x, Ranks(None))
         if rows.dim != centroids.shape[1]:
             raise ValueError(f"x must have rows of length {centroids.shape[1]}, got {rows.dim}")
-        frame = Frame(frame.cosine, frame.shift.to(rows.device), frame.scale)
-        nearest = Nearest(frame.enter(centroids.to(rows.device)), frame.cosine)
-        labels = [nearest(frame.enter(block))[1] for _, block in rows]
-        return torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64, device=rows.device)
+        frame = replace(frame, shift=frame.shift.to(rows.device))
+        return rows, frame, frame.enter(centroids.to(rows.device))
 
     def _rows(self, x: Matrix, ranks: Ranks) -> Rows:
-        dim = x.shape[-1] if x.ndim else 1
-        rows = Rows(x, max(1, _BLOCK_BYTES // (4 * self.k + 20 * dim)), ranks)
+        source = Source(x)
+        rows = Rows(source, block_rows(self.k, source.dim, source.device, _BLOCK_BYTES), ranks)
         rows.check_finite()
         return rows
 
@@ -125,16 +152,22 @@ class KMeans:
             chosen = rows.take(plus_plus_rows(rows, frame, ranks, self.k, generator))
         return frame.enter(chosen) if frame.cosine else chosen
 
-    def _lloyd(self, rows: Rows, frame: Frame, ranks: Ranks, generator: torch.Generator) -> KMeansResult:
-        centroids = self._first(rows, frame, ranks, generator)
-        labels = torch.full((rows.n,), -1, device=rows.device)
-        distance = torch.empty(rows.n, device=rows.device)
+    def _run(self, rows: Rows, frame: Frame, ranks: Ranks, generator: torch.Generator) -> KMeansResult:
+        start = self._first(rows, frame, ranks, generator)
+        if self.backend != "faiss":
+            return self._lloyd(rows, frame, ranks, start, self.n_iters)
+        centroids, history = iterate(rows, frame, start, self.n_iters)
+        result = self._lloyd(rows, frame, ranks, centroids, 0)  # assigns, repairs and measures
+        return replace(result, inertia_per_iter=history, n_iter=len(history))
+
+    def _lloyd(self, rows: Rows, frame: Frame, ranks: Ranks, centroids: Tensor, n_iters: int) -> KMeansResult:
+        assigned = Assignment(rows, frame, ranks)
         history: list[float] = []
-        n_repaired = 0
-        for _ in range(self.n_iters):
-            changed, sums = self._assign(rows, frame, ranks, centroids, labels, distance)
-            history.append(_total(distance, ranks))
-            counts = ranks.sum(torch.bincount(labels, minlength=self.k))
+        n_repaired = n_iter = 0
+        while n_iter < n_iters:
+            changed, sums = assigned.update(centroids)
+            history.append(assigned.inertia())
+            counts = assigned.counts(self.k)
             if not changed and (self.empty == "keep" or counts.all()):
                 break  # the same members give the same means
             means = frame.enter(centroids).double()
@@ -145,44 +178,25 @@ class KMeans:
                 means[lost] = frame.enter(centroids)[lost].double()
                 means = torch.nn.functional.normalize(means, dim=1)
             if self.empty == "split" and not counts.all():
-                n_repaired += split_clusters(means, counts, labels, distance, rows, frame, ranks)
+                n_repaired += split_clusters(means, counts, assigned.labels, assigned.distance, rows, frame, ranks)
             centroids = frame.leave(means)
+            n_iter += 1
         else:
-            self._assign(rows, frame, ranks, centroids, labels, distance)
-        if self.empty == "split" and not ranks.sum(torch.bincount(labels, minlength=self.k)).all():
-            distance, n_moved = fill_clusters(centroids, labels, rows, frame, ranks)
+            assigned.update(centroids)
+        if self.empty == "split" and not assigned.counts(self.k).all():
+            assigned.distance, n_moved = fill_clusters(centroids, assigned.labels, rows, frame, ranks)
             n_repaired += n_moved
-        counts = ranks.sum(torch.bincount(labels, minlength=self.k))
         unit = 1.0 if frame.cosine else frame.scale**-2
-        inertia = [value * unit for value in (*history, _total(distance, ranks))]
-        return KMeansResult(centroids, labels, counts, inertia[-1], tuple(inertia[:-1]), n_repaired)
-
-    def _assign(
-        self, rows: Rows, frame: Frame, ranks: Ranks, centroids: Tensor, labels: Tensor, distance: Tensor
-    ) -> tuple[bool, Tensor]:
-        """Write labels (N,) and distances (N,); return whether any label changed, and the sums (K, D) float64."""
-        nearest = Nearest(frame.enter(centroids), frame.cosine)
-        sums = torch.zeros(centroids.shape, dtype=torch.float64, device=rows.device)
-        changed = torch.zeros((), dtype=torch.int64, device=rows.device)
-        for part, block in rows:
-            entered = frame.enter(block)
-            distance[part], index = nearest(entered)
-            changed += (labels[part] != index).sum()
-            labels[part] = index
-            add_rows(sums, index, entered.double())
-        return bool(ranks.sum(changed)), ranks.sum(sums)
-
-
-def add_rows(sums: Tensor, index: Tensor, rows: Tensor) -> None:
-    """sums[index] += rows in place, repeatably: index_add_ races on a GPU, index_put_ sorts there."""
-    if sums.is_cuda:
-        sums.index_put_((index,), rows, accumulate=True)
-    else:
-        sums.index_add_(0, index, rows)
-
-
-def _total(distance: Tensor, ranks: Ranks) -> float:
-    return float(ranks.sum(distance.sum(dtype=torch.float64)))
+        return KMeansResult(
+            centroids,
+            assigned.labels,
+            assigned.counts(self.k),
+            assigned.inertia() * unit,
+            tuple(value * unit for value in history),
+            n_repaired,
+            n_iter,
+            assigned.rechecked(),
+        )
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -44,7 +44,7 @@ def fill_clusters(centroids: Tensor, labels: Tensor, rows: Rows, frame: Frame, r
     Edits centroids (K, D) and labels (N,) in place so that labels stay nearest to the centroids; returns the distances
     (N,) and how many centroids moved. A moved centroid owns its row for good, so each moves at most once, and only the
     moved ones are compared: less work than one more assignment. Stops early only where fewer than K rows differ."""
-    places = frame.enter(centroids)
+    places = frame.enter(centroids).clone()
     distance = torch.empty(rows.n, device=places.device)
     for part, block in rows:
         distance[part] = _exact(frame.enter(block), places[labels[part]], frame)

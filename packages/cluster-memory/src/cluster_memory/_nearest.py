@@ -4,15 +4,16 @@ import torch
 from torch import Tensor
 
 _STRIDE = 64
+_MANY = 256
 
 
 def first_argmin(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Minimum (B,) and its first index (B,) int64 of each row of scores (B, K).
 
-    A plain minimum runs several times faster than one that drags indices along, so it is taken over strides of 64
-    columns first, and the index is then looked for in one stride only."""
+    A plain minimum runs several times faster than one that drags indices along, so over many columns it is taken in
+    strides of 64 first, and the index is then looked for in one stride only."""
     k = scores.shape[1]
-    if k > _STRIDE:
+    if k > _MANY:
         whole = k // _STRIDE * _STRIDE
         minima = scores[:, :whole].unflatten(1, (-1, _STRIDE)).amin(2)
         if whole < k:
@@ -21,9 +22,9 @@ def first_argmin(scores: Tensor) -> tuple[Tensor, Tensor]:
         start = (minima.argmin(1, keepdim=True) * _STRIDE).clamp_max_(k - _STRIDE)
         inside = scores.gather(1, start + torch.arange(_STRIDE, device=scores.device))
     else:
-        start, inside = 0, scores
-    index = inside.argmin(1, keepdim=True)
-    return inside.gather(1, index)[:, 0], (start + index)[:, 0]
+        start, inside = torch.zeros((), dtype=torch.int64, device=scores.device), scores
+    least, index = inside.min(1)
+    return least, index + start.flatten()
 
 
 class Nearest:
@@ -39,7 +40,14 @@ class Nearest:
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(distance (B,) float32 >= 0, index (B,) int64)."""
-        best, index = first_argmin(torch.addmm(self.bias, rows, self.columns, alpha=-1 if self.cosine else -2))
-        squares = rows.square().sum(1)
+        best, index = first_argmin(self.scores(rows))
+        return self.distance(torch.linalg.vector_norm(rows, dim=1).square_(), best), index
+
+    def scores(self, rows: Tensor) -> Tensor:
+        """(B, K): smallest for the nearest centroid; `distance` is what a score stands for."""
+        return torch.addmm(self.bias, rows, self.columns, alpha=-1 if self.cosine else -2)
+
+    def distance(self, squares: Tensor, best: Tensor) -> Tensor:
+        """(B, ...) of scores of the same shape, for rows of squared norms `squares`, which broadcast."""
         distance = torch.where(squares > 0, best + 1, 0) if self.cosine else best + squares
-        return distance.clamp_min_(0), index
+        return distance.clamp_min_(0)

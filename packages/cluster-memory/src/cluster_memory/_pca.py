@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from cluster_memory._ranks import Ranks
-from cluster_memory._rows import Matrix, Rows
+from cluster_memory._rows import Rows
+from cluster_memory._sources import Matrix, Source
 
 _BLOCK_BYTES = 16 * 2**20
 
@@ -70,6 +71,7 @@ class PCAWhitening:
 
     @staticmethod
     def _rows(x: Matrix) -> Rows:
-        rows = Rows(x, max(1, _BLOCK_BYTES // (16 * x.shape[-1])) if x.ndim and x.shape[-1] else 1, Ranks(None))
+        source = Source(x)
+        rows = Rows(source, max(1, _BLOCK_BYTES // (16 * source.dim)), Ranks(None))
         rows.check_finite()
         return rows

@@ -4,32 +4,29 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cluster_memory._ranks import Ranks
+from cluster_memory._sources import Source
 
-Matrix = Tensor | NDArray[np.floating]
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Magnitudes below 2^20 and above 2^-20 square safely; a mean that has 5 % of the squares costs no digit worth centring.
+_TAME, _CENTRED = 20, 0.05
 
 
 class Rows:
-    """This rank's rows of a matrix (N, D): tensor, array or memory map of float16, bfloat16, float32 or float64.
+    """This rank's rows of a matrix (N, D), read in float32 blocks of at most `block` rows.
 
     Only one block of rows is ever converted at a time. Row numbers are global: rank 0's rows come first."""
 
-    def __init__(self, x: Matrix, block: int, ranks: Ranks) -> None:
-        if not isinstance(x, (Tensor, np.ndarray)):
-            raise TypeError(f"x must be a tensor, an array or a memory map, got {type(x).__name__}")
-        if not (x.dtype in _FLOATS if isinstance(x, Tensor) else x.dtype.kind == "f"):
-            raise TypeError(f"x must hold floats, got {x.dtype}: convert it, e.g. x.astype('float32') or x.float()")
-        if x.ndim != 2 or x.shape[1] == 0:
-            raise ValueError(f"x must be (N, D) with D >= 1, got {tuple(x.shape)}: flatten each sample into one row")
-        self._x, self._block, self._ranks = x, block, ranks
-        self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-        self.n, self.dim = int(x.shape[0]), int(x.shape[1])
+    # of this rank's rows, known after `check_finite`
+    column_sums: Tensor  # (D,) float64
+    sum_of_squares: Tensor  # () float64; infinite where float32 squares overflow
+    largest: float
+
+    def __init__(self, source: Source, block: int, ranks: Ranks) -> None:
+        self._source, self._block, self._ranks = source, block, ranks
+        self.device, self.n, self.dim, self.in_memory = source.device, source.n, source.dim, source.in_memory
         shapes = ranks.stack(torch.tensor([self.n, self.dim], device=self.device)).tolist()
         if any(dim != self.dim for _, dim in shapes):
             raise ValueError(f"every rank must hold rows of one length, got {[dim for _, dim in shapes]}")
@@ -37,32 +34,34 @@ class Rows:
         self.n_total = sum(n for n, _ in shapes)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """(slice of this rank's rows, float32 rows) block by block."""
-        for start in range(0, self.n, self._block):
-            part = slice(start, min(start + self._block, self.n))
-            yield part, self._float32(self._x[part])
+        """(slice of this rank's rows, float32 rows) block by block; a block may be the caller's own memory."""
+        return self._source.blocks(self._block)
 
     def take(self, indices: Tensor) -> Tensor:
         """float32 rows (M, D) of M global row numbers, the same on every rank."""
         mine = (indices >= self.first) & (indices < self.first + self.n)
         rows = torch.zeros(len(indices), self.dim, device=self.device)
-        local = indices[mine] - self.first
-        rows[mine] = self._float32(self._x[local if isinstance(self._x, Tensor) else local.cpu().numpy()])
+        rows[mine] = self._source.take(indices[mine] - self.first)
         return self._ranks.sum(rows)
-
-    def _float32(self, part: Matrix) -> Tensor:
-        if isinstance(part, Tensor):
-            return part.detach().float()
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, which `check_finite` reports
-            return torch.from_numpy(np.array(part, dtype=np.float32))
 
     def check_finite(self) -> None:
         """ValueError, on every rank, that names the first rows holding NaN or infinity."""
         bad: list[int] = []
+        self.column_sums = torch.zeros(self.dim, dtype=torch.float64, device=self.device)
+        self.sum_of_squares = torch.zeros((), dtype=torch.float64, device=self.device)
+        largest = torch.zeros((), device=self.device)
         for part, rows in self:
-            if len(bad) < 5 and not rows.sum().isfinite():
+            sums = rows.sum(0)
+            if not sums.isfinite().all():  # a bad row, or an overflow of the sum alone
+                sums = rows.sum(0, dtype=torch.float64)
+            self.column_sums += sums
+            self.sum_of_squares += torch.linalg.vector_norm(rows).double().square()
+            low, high = rows.aminmax()
+            largest = torch.maximum(largest, torch.maximum(high, -low))
+            if len(bad) < 5 and not sums.isfinite().all():
                 found = (~rows.isfinite().all(1)).nonzero().flatten()
                 bad += (found + part.start + self.first).tolist()
+        self.largest = float(largest)
         first = torch.full((5,), -1, device=self.device)
         first[: len(bad)] = torch.tensor(bad[:5], dtype=torch.int64, device=self.device)
         named = sorted(i for i in self._ranks.stack(first).flatten().tolist() if i >= 0)[:5]
@@ -73,33 +72,43 @@ class Rows:
 @dataclass(frozen=True)
 class Frame:
     """Coordinates in which float32 distances are safe: unit rows for cosine; centred, and scaled by a power of two
-    (exact) to about one, for euclidean. So data at 1e30, or far from the origin, lose nothing."""
+    (exact) to about one, for euclidean. So data at 1e30, or far from the origin, lose nothing. Euclidean data that are
+    safe as they are stay as they are, which saves copying them."""
 
     cosine: bool
     shift: Tensor  # (D,) float32, in scaled units
     scale: float
+    is_identity: bool = False
 
     @classmethod
     def of(cls, rows: Rows, metric: str, ranks: Ranks) -> "Frame":
-        """The frame of a data set; the same on every rank."""
-        shift = torch.zeros(rows.dim, dtype=torch.float64, device=rows.device)
+        """The frame of a data set that is known to be finite; the same on every rank."""
         if metric == "cosine":
-            return cls(True, shift.float(), 1.0)
-        largest = torch.zeros((), device=rows.device)
-        for _, block in rows:
-            shift += block.sum(0, dtype=torch.float64)
-            largest = torch.maximum(largest, block.abs().max())
-        exponent = math.frexp(ranks.max(largest).item())[1]
+            return cls(True, rows.column_sums.new_zeros(rows.dim).float(), 1.0)
+        mean = ranks.sum(rows.column_sums.clone()) / rows.n_total
+        squares = float(ranks.sum(rows.sum_of_squares.clone())) / rows.n_total
+        exponent = math.frexp(ranks.max(torch.tensor(rows.largest, device=rows.device)).item())[1]
+        if abs(exponent) <= _TAME and float(mean.square().sum()) <= _CENTRED * squares:
+            return cls(False, torch.zeros_like(mean).float(), 1.0, is_identity=True)
         scale = 2.0 ** max(-126, min(126, -exponent))  # the range of float32
-        return cls(False, (ranks.sum(shift) / rows.n_total * scale).float(), scale)
+        return cls(False, (mean * scale).float(), scale)
 
     def enter(self, rows: Tensor) -> Tensor:
-        """float32 rows (M, D) in these coordinates; with cosine an all-zero row stays zero."""
+        """float32 rows (M, D) in these coordinates; with cosine an all-zero row stays zero.
+
+        May return `rows` itself: do not write to the result."""
+        if self.is_identity:
+            return rows
         if not self.cosine:
             return (rows * self.scale).sub_(self.shift)
-        tiny = torch.finfo(torch.float32).tiny
-        rows = rows / rows.abs().amax(1, keepdim=True).clamp_min(tiny)  # or squares overflow above 1e19
-        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(tiny)
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        unit = rows / norms
+        odd = ((norms < 1e-15) | ~(norms < 1e15)).flatten().nonzero().flatten()
+        if len(odd):  # where squares leave float32, or there is no direction
+            tiny = torch.finfo(torch.float32).tiny
+            safe = rows[odd] / rows[odd].abs().amax(1, keepdim=True).clamp_min(tiny)
+            unit[odd] = safe / torch.linalg.vector_norm(safe, dim=1, keepdim=True).clamp_min(tiny)
+        return unit
 
     def leave(self, centroids: Tensor) -> Tensor:
         """float32 centroids (K, D), in the units of the data, of float64 ones in these coordinates."""

@@ -12,12 +12,15 @@ from sinkhorn._equipartition import check_equipartition, largest_k
 from sinkhorn._loss import swapped_prediction_loss
 from sinkhorn._prototypes import Prototypes
 from sinkhorn._queue import EmbeddingQueue
+from sinkhorn._transport import Transport, optimal_transport
 
 __all__ = [
     "EmbeddingQueue",
     "Prototypes",
+    "Transport",
     "check_equipartition",
     "largest_k",
+    "optimal_transport",
     "sinkhorn_knopp",
     "swapped_prediction_loss",
 ]

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 # (entries, rows) of a block at most. Operations on a block that stays in cache are cheap, but each of them wakes all
-# threads: so 4 MiB of float32, and 1 MiB of float64 with its temporaries. float32 sums down 512 rows are accurate.
-# On an accelerator a launch costs more than a reading: large blocks.
-_CPU = {torch.float32: (2**20, 512), torch.float64: (2**17, 512)}
+# threads: so 4 MiB of float32, and 512 KiB of float64 beside what it is read from and written to. float32 sums down
+# 512 rows are accurate. On an accelerator a launch costs more than a reading: large blocks.
+_CPU = {torch.float32: (2**20, 512), torch.float64: (2**16, 512)}
 _ACCELERATOR = (2**24, 2**17)
 
 
@@ -15,4 +15,5 @@ def row_blocks(matrix: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tens
     if not len(matrix):
         return ()
     entries, rows = _CPU[dtype] if matrix.device.type == "cpu" else _ACCELERATOR
-    return matrix.split(max(1, min(rows, entries // matrix.shape[1])))
+    size = max(1, min(rows, entries // matrix.shape[1]))
+    return matrix.split(size) if size < len(matrix) else (matrix,)  # split takes as long as a small sum

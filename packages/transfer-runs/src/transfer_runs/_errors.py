@@ -5,6 +5,11 @@ class BadInput(ValueError):
     """The user can mend it: a wrong option, missing data, a folder that cannot be written. Exit code 2."""
 
 
+def from_worker(error: BadInput) -> BadInput:
+    """The same as one line, where a loader's process has put its traceback in front."""
+    return BadInput(str(error).strip().splitlines()[-1].removeprefix(f"{BadInput.__module__}.BadInput: "))
+
+
 class TrainingFailed(RuntimeError):
     """Training broke down: a loss that is not finite. Exit code 3."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,8 @@ def _run(
         finally:
             if rank == 0:
                 folder.remove_if_unused()
+            elif resumed is None:
+                shutil.rmtree(folder.path, ignore_errors=True)
         if rank > 0:
             return
         wall = time.monotonic() - began
@@ -101,8 +104,6 @@ def _run(
 
 
 def _new_folder(app: App, options: argparse.Namespace, rank: int) -> RunFolder:
-    if rank > 0:
-        return RunFolder(Path(os.devnull))
+    if rank > 0:  # toolboxes make folders on every rank; nothing of it is kept
+        return RunFolder(Path(tempfile.mkdtemp(prefix=f"{app.name}-rank-{rank}-")))
     return RunFolder.create(options.out, f"{app.name}-{options.command}", vars(options))
-
-

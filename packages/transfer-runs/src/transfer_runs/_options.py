@@ -45,7 +45,9 @@ def _common(sub: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--random-init", action="store_true", help="the same architecture with random numbers")
     what.add_argument("--data", default="shapes", help="folder in the benchmark's layout; drawn images if left out")
-    what.add_argument("--check-data", action="store_true", help="say what is in --data and what is missing; no training")
+    what.add_argument(
+        "--check-data", action="store_true", help="say what is in --data and what is missing; no training"
+    )
     change = sub.add_argument_group("changes to the protocol (said in the results)")
     change.add_argument("--iterations", type=positive, help="instead of the protocol's; its steps move along")
     change.add_argument("--batch", type=positive, help="images a step over all GPUs, instead of the protocol's")
@@ -61,7 +63,9 @@ def _common(sub: argparse.ArgumentParser) -> None:
     machine.add_argument("--out", help="folder of the run; runs/APP-COMMAND-1, -2, ... if left out")
     machine.add_argument("--checkpoint-every", type=positive, help="iterations (as often as the protocol evaluates)")
     machine.add_argument(
-        "--score-untrained", action="store_true", help="also score the network before training (always for drawn images)"
+        "--score-untrained",
+        action="store_true",
+        help="also score the network before training (always for drawn images)",
     )
     machine.add_argument("--quiet", action="store_true", help="print the result only")
 

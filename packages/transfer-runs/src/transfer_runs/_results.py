@@ -17,7 +17,9 @@ DISTRIBUTIONS = ("torch", "torchvision", "onedl-mmcv", "onedl-mmdetection", "one
 BOOKKEEPING = ("out", "quiet", "workers", "check_data", "checkpoint_every", "gpus")
 
 
-def record(app: str, protocol: Protocol, options: argparse.Namespace, outcome: Outcome, wall_s: float) -> dict[str, Any]:
+def record(
+    app: str, protocol: Protocol, options: argparse.Namespace, outcome: Outcome, wall_s: float
+) -> dict[str, Any]:
     """Everything a reader needs to repeat the figures; metrics in percent."""
     asked = {name: value for name, value in vars(options).items() if name not in BOOKKEEPING}
     return {

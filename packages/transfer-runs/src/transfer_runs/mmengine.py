@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import pickle
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-from transfer_runs._errors import BadInput, Interrupted, TrainingFailed
+from transfer_runs._errors import BadInput, Interrupted, TrainingFailed, from_worker
 from transfer_runs._job import Job
 
 Metrics = dict[str, float]
@@ -64,7 +64,8 @@ def apply_options(config: Config, job: Job, schedule: Schedule) -> list[str]:
             one.end, one.milestones = iterations, [max(1, round(m * share)) for m in schedule.milestones]
         else:
             one.end = iterations
-    every = min(schedule.evaluate_every, iterations)
+    # a score of drawn images takes as long as many of their steps
+    every = iterations if options.data == "shapes" else min(schedule.evaluate_every, iterations)
     config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=every)
 
     workers = 0 if options.data == "shapes" else 2
@@ -136,7 +137,10 @@ def run_mmengine(
     with _log(job.folder.path / "log.txt", job.rank) as log:
         runner = _Runner.from_cfg_with_log(config, log)
         runner.register_hook(watch, priority="LOWEST")
-        runner.train()
+        try:
+            runner.train()
+        except BadInput as error:
+            raise from_worker(error) from None
     if job.rank == 0:
         state = {"meta": {"dataset_meta": runner.val_dataloader.dataset.metainfo}, "state_dict": _weights(runner)}
         torch.save(state, job.folder.path / "model.pth")
@@ -197,8 +201,8 @@ class _Watch(Hook):
         figures = {"step": step, "loss": loss, "lr": runner.optim_wrapper.get_lr()["lr"][0], "images_per_s": speed}
         if self.job.rank == 0:
             self.job.folder.append_metrics(figures)
-        more = f"{speed:.1f} img/s | loss {loss:.3f}"
-        self.job.progress.doing(f"iteration {step}/{runner.max_iters}", step / runner.max_iters, more)
+        more = f"iteration {step}/{runner.max_iters} | {speed:.1f} img/s | loss {loss:.3f}"
+        self.job.progress.doing("training", step / runner.max_iters, more)
         self._losses, self._images, self._since = [], 0, now
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -247,10 +251,10 @@ class _Runner(Runner):
 def _log(path: Path, rank: int) -> Iterator[TextIO]:
     """What the toolboxes and pycocotools print or warn goes to a file; a terminal is for progress."""
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(path.open("a") if rank == 0 else open("/dev/null", "w"))
+        file = stack.enter_context((path if rank == 0 else Path(os.devnull)).open("a"))
         stack.enter_context(contextlib.redirect_stdout(file))
         stack.enter_context(warnings.catch_warnings())
-        warnings.showwarning = lambda message, category, filename, line, *_: print(  # type: ignore[assignment]
+        warnings.showwarning = lambda message, category, filename, line, *_: print(
             f"{category.__name__}: {message} ({filename}:{line})", file=file
         )
         yield file
@@ -263,8 +267,8 @@ def _newest(folder: Path, job: Job) -> tuple[Path, int]:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             return path, int(state["meta"]["iter"])
-        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            job.progress.say(f"{path} cannot be read ({str(error).splitlines()[0][:80]}); trying the one before")
+        except Exception as error:  # bytes that are not a checkpoint's end anywhere in the reader, with any error
+            job.progress.say(f"{path} cannot be read ({type(error).__name__}); trying the one before")
     raise BadInput(f"{folder}: no checkpoint that can be read, so nothing to resume; start the run anew")
 
 

@@ -3,15 +3,17 @@
 Against MMSegmentation's base: our ResNet with its plain 7x7 stem instead of the deep stem of ResNetV1c, on which such
 weights find no matching keys; SGD with weight decay 5e-4 and a polynomial fall from 0.01 to 1e-4 without warm-up."""
 
-_base_ = ["mmseg::_base_/models/fcn_r50-d8.py", "mmseg::_base_/default_runtime.py", "mmseg::_base_/schedules/schedule_20k.py"]
+_base_ = [
+    "mmseg::_base_/models/fcn_r50-d8.py",
+    "mmseg::_base_/default_runtime.py",
+    "mmseg::_base_/schedules/schedule_20k.py",
+]
 custom_imports = dict(imports=["segment.models"])
 norm = dict(type="BN", requires_grad=True)
 
 model = dict(
     pretrained=None,
-    backbone=dict(
-        _delete_=True, type="SobelResNet", arch="resnet50", maps=("feature4", "feature5"), output_stride=8
-    ),
+    backbone=dict(_delete_=True, type="SobelResNet", arch="resnet50", maps=("feature4", "feature5"), output_stride=8),
     decode_head=dict(in_index=1, norm_cfg=norm),
     auxiliary_head=dict(in_index=0, norm_cfg=norm),
 )

@@ -1,7 +1,7 @@
 """A training loop without a toolbox, for any network and data: learning rate, checkpoints, scores, resume.
 
 All that is random has a key of seed and step: a run that was cut off goes on bit by bit as if it had not been (on the
-CPU; GPUs add in any order). The other app holds the same file, as no app imports another."""
+CPU; GPUs add in any order)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
-from transfer_runs import BadInput, Interrupted, Job, TrainingFailed
 
-from detect.torchvision_order import Order, batches, seed_of
+from transfer_runs._errors import BadInput, Interrupted, TrainingFailed
+from transfer_runs._job import Job
+from transfer_runs.plain._order import Order, batches, seed_of
 
 Metrics = dict[str, float]
 

@@ -1,6 +1,4 @@
-"""Which images a step sees. A function of seed and step alone, so that a run can go on anywhere.
-
-The other app holds the same file, as no app imports another."""
+"""Which images a step sees. A function of seed and step alone, so that a run can go on anywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +8,9 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transfer_runs import BadInput, Job
+
+from transfer_runs._errors import BadInput, from_worker
+from transfer_runs._job import Job
 
 Key = tuple[int, int]  # (place in the stream of all images, index of the image)
 
@@ -66,4 +66,4 @@ def batches(images: Dataset[Any], job: Job, order: Order | Part) -> Iterator[lis
     try:
         yield from loader
     except BadInput as error:  # a worker puts its traceback in front
-        raise BadInput(str(error).strip().splitlines()[-1].removeprefix(f"{BadInput.__module__}.BadInput: ")) from None
+        raise from_worker(error) from None

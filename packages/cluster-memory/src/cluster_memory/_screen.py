@@ -1,0 +1,148 @@
+"""The nearest centroid by a coarse product that rules out nearly all centroids, and float32 for what is left.
+
+Legend: B rows of a block, K centroids in G groups of S, D dimensions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cluster_memory._nearest import Nearest, first_argmin
+
+# Centroids of a group are bounded together. Groups come in multiples of what torch reduces at a time.
+_MEMBERS, _GROUPS = 16, 64
+# Scores of one coarse product: they should stay in a core's cache until they are reduced.
+_TILE_BYTES = 3 * 2**19
+# Where a row has more than this share of groups left, the float32 product with all centroids is faster.
+_TOO_MANY = 1 / 8
+# Rounding of float32 scores, relative to |x||c|: far above what is seen, far below what int8 loses.
+_SLACK = 1e-5
+
+
+def coarse_dtype() -> torch.dtype | None:
+    """What this CPU multiplies several times as fast as float32: bfloat16 (AMX tiles), int8 (VNNI), or nothing."""
+    for name, dtype in (("_is_amx_tile_supported", torch.bfloat16), ("_is_vnni_supported", torch.int8)):
+        if getattr(torch.cpu, name, bool)():
+            return dtype
+    return None
+
+
+def is_worth_it(k: int, dim: int) -> bool:
+    """Whether the product with K centroids outweighs the bookkeeping here (and int32 holds sums of int8 products)."""
+    return k >= 256 and 32 <= dim < 2**17
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """Rows (B, D) as values * scale, with what that loses of each: it depends on no centroid and may be kept."""
+
+    values: Tensor  # (B, D) int8 or bfloat16
+    scale: Tensor  # (B, 1) float32
+    norms: Tensor  # (B,) float32, of the rows themselves
+    lost: Tensor  # (B,) float32, norm of rows - values * scale
+
+    @classmethod
+    def of(cls, rows: Tensor, dtype: torch.dtype) -> "Coarse":
+        if dtype == torch.int8:
+            scale = rows.abs().amax(1, keepdim=True).clamp_min_(1e-30) / 127
+            rounded = (rows / scale).round_()
+        else:
+            scale = rows.new_ones(len(rows), 1)
+            rounded = rows.to(dtype).float()
+        values = rounded.to(dtype)
+        lost = torch.linalg.vector_norm(rounded.mul_(scale).sub_(rows), dim=1)
+        return cls(values, scale, torch.linalg.vector_norm(rows, dim=1), lost)
+
+
+class Screened:
+    """The same as `Nearest`, on a CPU with a fast coarse product.
+
+    A score is s_k = x.c_k - |c_k|^2 / 2 (x.c_k for cosine): the nearest centroid has the largest. With x = x' + e and
+    c = c' + f, x' and c' coarse (int8 with a scale a row and a group, or bfloat16), Cauchy-Schwarz gives
+    x.c <= x'.c' + |e| |c| + |x'| |f|, where |e| and |f| are measured, not estimated: an upper limit for each group of
+    centroids. The group
+    with the largest limit is scored in float32; one whose limit is below that score cannot hold the nearest
+    centroid, and what is left is scored in float32 too. Centroids are grouped by norm, so that one limit fits a group.
+    n_seen and n_rechecked count rows, and those that needed more than one group."""
+
+    def __init__(self, centroids: Tensor, cosine: bool, dtype: torch.dtype) -> None:
+        k, dim = centroids.shape
+        self.exact, self.cosine, self.dtype = Nearest(centroids, cosine), cosine, dtype
+        self.n_seen = self.n_rechecked = 0
+        n_groups = -(-k // (_MEMBERS * _GROUPS)) * _GROUPS
+        n_members = -(-k // n_groups)
+        norms = torch.linalg.vector_norm(centroids, dim=1)
+        order = norms.argsort()
+        order = torch.cat([order, order[-1:].expand(n_groups * n_members - k)])  # the last groups name one repeatedly
+        self._members = (
+            order.view(n_groups, n_members).sort(1).values
+        )  # (G, S), so that the first maximum is the lowest
+        grouped, bias = centroids[self._members], -0.5 * self.exact.bias[self._members]  # (G, S, D), (G, S)
+        self._columns, self._biases = grouped.transpose(1, 2).contiguous().unbind(0), bias.unbind(0)
+        coarse = Coarse.of(grouped.view(n_groups, -1), dtype)  # one scale a group
+        values = coarse.values.view_as(grouped)
+        lost = torch.linalg.vector_norm(grouped - values.float() * coarse.scale[:, :, None], dim=2).amax(1)
+        self._scale = coarse.scale[:, 0]
+        # column s G + g of the product is member s of group g: a group is reduced by maxima of whole vectors
+        self._coarse = values.new_empty(dim, n_members * n_groups)  # plain strides, also for D = 1
+        self._coarse.view(dim, n_members, n_groups).copy_(values.permute(2, 1, 0))
+        self._limits = torch.stack([norms[self._members].amax(1), lost, bias.amax(1)])  # (3, G)
+
+    def __call__(self, rows: Tensor, coarse: Coarse | None = None) -> tuple[Tensor, Tensor]:
+        """(distance (B,) float32 >= 0, index (B,) int64) of rows (B, D); `coarse`: theirs, if known."""
+        coarse = coarse or Coarse.of(rows, self.dtype)
+        limits = self._upper_limits(coarse)
+        likely = limits.max(1).indices
+        order = likely.argsort()
+        top, index = rows.new_empty(len(rows)), torch.empty_like(order)
+        top[order], index[order] = self._in_groups(rows, order, likely[order])
+        limits.scatter_(1, likely[:, None], -torch.inf)
+        unsure = (limits.amax(1) >= top).nonzero().flatten()
+        self.n_seen += len(rows)
+        self.n_rechecked += len(unsure)
+        group, place = (limits[unsure] >= top[unsure, None]).T.nonzero().unbind(1)
+        if len(place) > _TOO_MANY * len(unsure) * len(self._columns):
+            least, index[unsure] = first_argmin(self.exact.scores(rows[unsure]))
+            top[unsure] = -least if self.cosine else -least / 2
+        elif len(place):
+            row = unsure[place]
+            best, which = self._in_groups(rows, row, group)
+            before = top.clone()
+            top.scatter_reduce_(0, row, best, "amax")
+            index.masked_fill_(before < top, self._members.numel())
+            at_top = best == top[row]
+            index.scatter_reduce_(0, row[at_top], which[at_top], "amin")  # of equal scores the lower index
+        return self.exact.distance(coarse.norms.square(), -top if self.cosine else -2 * top), index
+
+    def _in_groups(self, rows: Tensor, row: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+        """Largest float32 score (P,) and its first centroid (P,) for P pairs of a row and a group, ordered by group."""
+        scores = rows.new_empty(len(row), self._members.shape[1])
+        sizes = torch.bincount(group, minlength=len(self._columns)).tolist()
+        parts = zip(
+            self._biases, rows.index_select(0, row).split(sizes), self._columns, scores.split(sizes), strict=True
+        )
+        for bias, some, columns, out in parts:
+            torch.addmm(bias, some, columns, out=out)
+        best, which = scores.max(1)
+        return best, self._members[group, which]
+
+    def _upper_limits(self, coarse: Coarse) -> Tensor:
+        """(B, G) float32: no centroid of group g has a larger score than this."""
+        n, (width, n_groups) = len(coarse.values), (self._coarse.shape[1], len(self._columns))
+        dtype, product = (torch.int32, torch._int_mm) if self.dtype == torch.int8 else (self.dtype, torch.mm)
+        largest = torch.empty(n, n_groups, dtype=dtype)
+        tile = max(64, _TILE_BYTES // (width * dtype.itemsize))
+        scores = torch.empty(tile, width, dtype=dtype)
+        for values, out in zip(coarse.values.split(tile), largest.split(tile), strict=True):
+            part = scores if len(out) == tile else scores[: len(out)]
+            product(values, self._coarse, out=part)
+            torch.amax(part.view(len(out), -1, n_groups), 1, out=out)
+        limits = largest.float()
+        if self.dtype == torch.int8:
+            limits.mul_(self._scale).mul_(coarse.scale)
+        else:
+            limits += limits.abs() * 2**-7.9  # the product itself was rounded, by 2^-8 at most
+        norms, lost = coarse.norms, coarse.lost
+        return limits.addmm_(
+            torch.stack([lost + _SLACK * norms, norms + lost, torch.ones_like(norms)], 1), self._limits
+        )

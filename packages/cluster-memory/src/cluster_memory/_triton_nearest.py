@@ -1,0 +1,64 @@
+"""The nearest centroid on a GPU in one kernel: distances and the running arg min, never N x K. Needs triton."""
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+from cluster_memory._nearest import Nearest
+
+# Rows and centroids of one program, and how much of a row it multiplies at a time.
+_TILES = (128, 64, 32)
+
+
+@triton.jit
+def _nearest(  # type: ignore[no-untyped-def]
+    rows, centroids, bias, best_out, index_out, n, k, dim, alpha, N: tl.constexpr, K: tl.constexpr, D: tl.constexpr
+):
+    row = tl.program_id(0) * N + tl.arange(0, N)
+    start = row.to(tl.int64)[:, None] * dim  # N x D passes 2^31 elements
+    best = tl.full((N,), float("inf"), tl.float32)
+    index = tl.zeros((N,), tl.int32)
+    for first in range(0, k, K):
+        column = first + tl.arange(0, K)
+        product = tl.zeros((N, K), tl.float32)
+        for d0 in range(0, dim, D):
+            d = d0 + tl.arange(0, D)
+            x = tl.load(rows + start + d[None, :], mask=(row[:, None] < n) & (d[None, :] < dim), other=0.0)
+            c = tl.load(
+                centroids + column[None, :] * dim + d[:, None],
+                mask=(column[None, :] < k) & (d[:, None] < dim),
+                other=0.0,
+            )
+            product = tl.dot(x, c, product, input_precision="ieee")  # float32, not TF32: arg min must be exact
+        # a column beyond k scores infinity, so it never wins
+        score = tl.load(bias + column, mask=column < k, other=float("inf"))[None, :] + alpha * product
+        low, where = tl.min(score, 1, return_indices=True, return_indices_tie_break_left=True)
+        better = low < best  # not <=: a tie stays with the lower index
+        index = tl.where(better, first + where, index)
+        best = tl.where(better, low, best)
+    tl.store(best_out + row, best, mask=row < n)
+    tl.store(index_out + row, index, mask=row < n)
+
+
+def nearest(
+    rows: Tensor, centroids: Tensor, bias: Tensor, alpha: float, tiles: tuple[int, int, int] = _TILES
+) -> tuple[Tensor, Tensor]:
+    """min and first argmin over k of bias_k + alpha x.c_k: (B,) float32 and (B,) int64.
+
+    rows (B, D), centroids (K, D), bias (K,): float32, contiguous, one device. tiles: powers of two, at least 16."""
+    n, dim = rows.shape
+    best = torch.empty(n, device=rows.device)
+    index = torch.empty(n, dtype=torch.int32, device=rows.device)
+    if n:
+        grid = (triton.cdiv(n, tiles[0]),)
+        _nearest[grid](rows, centroids, bias, best, index, n, len(centroids), dim, alpha, *tiles)
+    return best, index.long()
+
+
+class TritonNearest(Nearest):
+    """The same as `Nearest`, for rows on a GPU."""
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        best, index = nearest(rows.contiguous(), self.columns.T, self.bias, -1.0 if self.cosine else -2.0)
+        return self.distance(torch.linalg.vector_norm(rows, dim=1).square_(), best), index

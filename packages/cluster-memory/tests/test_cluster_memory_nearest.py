@@ -1,0 +1,148 @@
+"""However the nearest centroid is found - float32, int8 or bfloat16 limits, a GPU kernel - it is the same one."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from cluster_memory import KMeans, _assign
+from cluster_memory._nearest import Nearest
+from cluster_memory._screen import Coarse, Screened
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import normalize
+
+KINDS = ["normal", "long tails", "integers", "one spot", "zero rows", "far norms"]
+
+
+def example(kind: str, n: int, k: int, dim: int, cosine: bool, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, dim, generator=g)
+    if kind == "long tails":
+        x *= torch.randn(n, 1, generator=g).mul(2).exp()
+    if kind == "integers":  # many equal centroids, many ties
+        x = torch.randint(-1, 2, (n, dim), generator=g).float()
+    if kind == "one spot":
+        x = x[:1] + 1e-4 * x
+    if kind == "zero rows":
+        x[::2] = 0
+    c = x[torch.randint(0, n, (k,), generator=g)]
+    if kind in ("normal", "far norms"):
+        c = c + 0.3 * torch.randn(k, dim, generator=g)
+    if kind == "far norms":
+        c[: k // 2] *= 1e-3
+    return (normalize(x), normalize(c)) if cosine else (x, c)
+
+
+def float64_distances(x: torch.Tensor, c: torch.Tensor, cosine: bool) -> torch.Tensor:
+    x, c = x.double(), c.double()
+    return torch.where(x.any(1, keepdim=True), 1 - x @ c.T, 0) if cosine else torch.cdist(x, c).square()
+
+
+def check(x: torch.Tensor, c: torch.Tensor, cosine: bool, distance: torch.Tensor, index: torch.Tensor) -> None:
+    every = float64_distances(x, c, cosine)
+    assert index.dtype == torch.int64
+    assert ((index >= 0) & (index < len(c))).all()
+    least = every.min(1).values
+    own = every.gather(1, index[:, None])[:, 0]
+    size = x.square().sum(1) + c.square().sum(1).max()
+    assert (own - least <= 1e-6 * size).all()
+    sure = every.sort(1).values[:, :2].diff(dim=1)[:, 0] > 1e-6 * size if len(c) > 1 else torch.ones(len(x)).bool()
+    assert torch.equal(index[sure], every.argmin(1)[sure])
+    assert ((distance - least).abs() <= 1e-5 * size).all()
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 200),
+    st.integers(1, 150),
+    st.integers(1, 70),
+    st.booleans(),
+    st.sampled_from([torch.int8, torch.bfloat16]),
+    st.integers(0, 10**6),
+)
+def test_screened_equals_float64(
+    kind: str, n: int, k: int, dim: int, cosine: bool, dtype: torch.dtype, seed: int
+) -> None:
+    x, c = example(kind, n, k, dim, cosine, seed)
+    screened = Screened(c, cosine, dtype)
+    check(x, c, cosine, *screened(x))
+    assert 0 <= screened.n_rechecked <= screened.n_seen == n
+    if kind == "integers":  # exact in every precision, so ties can be compared
+        assert torch.equal(screened(x)[1], Nearest(c, cosine)(x)[1]) or cosine
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_limits_are_limits_and_rule_most_out(dtype: torch.dtype, cosine: bool) -> None:
+    x, c = example("normal", 500, 320, 64, cosine, 0)
+    screened = Screened(c, cosine, dtype)
+    limits = screened._upper_limits(Coarse.of(x, dtype))
+    scores = x.double() @ c.double().T - (0 if cosine else c.double().square().sum(1) / 2)
+    best = scores[:, screened._members].amax(2)  # (N, G)
+    assert (limits >= best).all()
+    assert (limits >= best.amax(1, keepdim=True)).float().mean() < 0.15
+    screened(x)
+    assert screened.n_rechecked < 0.8 * screened.n_seen
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_a_fit_by_screening_is_the_fit_by_float32(
+    dtype: torch.dtype, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, _ = example("normal", 3000, 1, 128, False, 1)
+    monkeypatch.setattr(_assign, "coarse_dtype", lambda: None)
+    plain = KMeans(300, metric, n_iters=6).fit(x)
+    monkeypatch.setattr(_assign, "coarse_dtype", lambda: dtype)
+    result = KMeans(300, metric, n_iters=6).fit(x)
+    assert torch.equal(result.assignments, plain.assignments)
+    torch.testing.assert_close(result.centroids, plain.centroids)
+    assert plain.rechecked == 0
+    assert 0 < result.rechecked < 1
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 20), st.integers(1, 5), st.integers(0, 10**6))
+def test_sums_by_label(n: int, k: int, dim: int, seed: int) -> None:
+    """In pieces on a CPU, and sorted as on a GPU."""
+    g = torch.Generator().manual_seed(seed)
+    x, labels = torch.randn(n, dim, generator=g), torch.randint(0, k, (n,), generator=g)
+    expected = torch.zeros(k, dim, dtype=torch.float64).index_add_(0, labels, x.double())
+    sums = _assign.LabelSums(torch.empty(k, dim))
+    for part in range(0, n, 700):
+        sums.add(labels[part : part + 700], x[part : part + 700])
+    torch.testing.assert_close(sums.total(), expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(_assign.segment_sums(labels, x.double(), k), expected)
+
+
+TRITON = """
+import torch
+from cluster_memory._triton_nearest import nearest
+from test_cluster_memory_nearest import KINDS, check, example
+from cluster_memory._nearest import Nearest
+sizes = [(1, 1, 1), (37, 53, 7), (33, 17, 40), (16, 16, 16), (50, 3, 33)]
+for number, (n, k, dim) in enumerate(sizes):
+    for kind in KINDS:
+        for cosine in (False, True):
+            x, c = example(kind, n, k, dim, cosine, number)
+            exact = Nearest(c, cosine)
+            best, index = nearest(x, c, exact.bias, -1.0 if cosine else -2.0, tiles=(16, 16, 16))
+            check(x, c, cosine, exact.distance(x.square().sum(1), best), index)
+            if kind == "integers" and not cosine:
+                assert torch.equal(index, exact(x)[1]), "ties go to the lower index"
+same = torch.ones(20, 3)
+assert (nearest(same, same, torch.zeros(20), -1.0, tiles=(16, 16, 16))[1] == 0).all()
+assert len(nearest(same[:0], same, torch.zeros(20), -1.0)[1]) == 0
+print("checked")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_triton_kernel_by_its_interpreter() -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.path.dirname(__file__)}
+    run = subprocess.run([sys.executable, "-c", TRITON], env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout == "checked\n", run.stderr[-2000:]
