@@ -34,8 +34,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for data in (detect.data, segment.data):
         monkeypatch.setattr(data, "DRAWN", DRAWN)
-    small = detect.toolbox.SMALL | {"samples": 8, "proposals": 20}
-    monkeypatch.setattr(detect.toolbox, "SMALL", small)
+    small = {"samples": 8, "proposals": 20, "found": 10, "channels": 16, "scale": 0.08}
+    monkeypatch.setattr(detect.toolbox, "SMALL", detect.toolbox.SMALL | small)
     return tmp_path
 
 

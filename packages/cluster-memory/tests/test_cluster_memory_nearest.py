@@ -122,11 +122,11 @@ def test_sums_by_label(n: int, k: int, dim: int, seed: int) -> None:
 TRITON = """
 import torch
 from cluster_memory._triton_nearest import nearest
-from test_cluster_memory_nearest import KINDS, check, example
+from test_cluster_memory_nearest import check, example
 from cluster_memory._nearest import Nearest
 sizes = [(1, 1, 1), (37, 53, 7), (33, 17, 40), (16, 16, 16), (50, 3, 33)]
 for number, (n, k, dim) in enumerate(sizes):
-    for kind in KINDS:
+    for kind in ("normal", "integers", "zero rows"):
         for cosine in (False, True):
             x, c = example(kind, n, k, dim, cosine, number)
             exact = Nearest(c, cosine)

@@ -79,7 +79,7 @@ APP = App(
     examples=EXAMPLES,
     protocols=(
         Protocol("voc", "VOC07+12, Faster R-CNN R50-C4, 24k iterations", ("AP50",), voc.check, _run),
-        Protocol("coco", "COCO2017, Mask R-CNN R50-FPN, 1x", BOXES_AND_MASKS, coco.check, _run),
+        Protocol("coco", coco.title("fpn", "1x"), BOXES_AND_MASKS, coco.check, _run),
     ),
     doctor=_doctor,
     options=_options,

@@ -13,6 +13,10 @@ GET = "get train2017.zip, val2017.zip and annotations_trainval2017.zip from coco
 N_CLASSES = 80
 
 
+def title(model: str, schedule: str) -> str:
+    return f"COCO2017, Mask R-CNN R50-{model.upper()}, {schedule}"
+
+
 def check(data: Path) -> list[str]:
     """Lines that say what is there. BadInput names the first image, category or mask that is not."""
     found = {split: _read(data, split) for split in ("train", "val")}

@@ -17,6 +17,7 @@ from sobel_resnet import FeatureMaps, ResNet, architecture_of, load_backbone
 from transfer_runs import BadInput, Job, Outcome, Weights, draw_objects, read_weights, side_by_side
 from transfer_runs.mmengine import Schedule, apply_options, run_mmengine
 
+from detect.coco import title as coco_title
 from detect.data import open_data
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -74,6 +75,7 @@ def run(job: Job) -> Outcome:
             "changes": changes,
         },
         pictures=pictures(trained.runner, classes) if job.rank == 0 else [],
+        title="" if options.command == "voc" else coco_title(options.model, options.schedule),
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transfer_runs import BadInput, Interrupted, Job, Outcome, draw_objects, read_weights, side_by_side
 from transfer_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
+from detect.coco import title
 from detect.data import open_data
 from detect.torchvision_data import CocoImages, Target, average_precision, entries
 from detect.torchvision_model import DIFFERENCES, build_detector
@@ -86,6 +87,7 @@ def run(job: Job) -> Outcome:
                 "changes": changes,
             },
             pictures=pictures(model, held_out, classes) if job.rank == 0 else [],
+            title=f"{title('fpn', options.schedule)}, by torchvision",
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transfer_runs import BadInput
 
+TITLE = "Cityscapes, FCN R50-d8, 769x769, 40k iterations"
 CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
     "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",

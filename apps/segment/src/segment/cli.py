@@ -71,8 +71,8 @@ APP = App(
     description="Semantic segmentation with a backbone of yours. Figures are in percent.",
     examples=EXAMPLES,
     protocols=(
-        Protocol("voc", "VOC12aug, FCN R50-d8, 512x512, 20k iterations", ("mIoU",), voc.check, _run),
-        Protocol("cityscapes", "Cityscapes, FCN R50-d8, 769x769, 40k iterations", ("mIoU",), cityscapes.check, _run),
+        Protocol("voc", voc.TITLE, ("mIoU",), voc.check, _run),
+        Protocol("cityscapes", cityscapes.TITLE, ("mIoU",), cityscapes.check, _run),
     ),
     doctor=_doctor,
     options=_options,

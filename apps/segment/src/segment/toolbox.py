@@ -68,7 +68,7 @@ def run(job: Job) -> Outcome:
             "pixel_accuracy": trained.metrics["aAcc"],
         },
         classes={k.removeprefix(prefix): v for k, v in trained.metrics.items() if k.startswith(prefix)},
-        pictures=pictures(trained.runner) if job.rank == 0 else [],
+        pictures=pictures(trained.runner, classes) if job.rank == 0 else [],
     )
 
 
@@ -148,7 +148,7 @@ def say_matched(runner: Runner, weights: Weights, job: Job) -> None:
     job.progress.say(f"matched    {len(wanted)} tensors, all")
 
 
-def pictures(runner: Runner) -> list[tuple[str, Image.Image]]:
+def pictures(runner: Runner, classes: tuple[str, ...]) -> list[tuple[str, Image.Image]]:
     """Truth and prediction of some validation images."""
     runner.model.eval()
     found = []
@@ -157,7 +157,9 @@ def pictures(runner: Runner) -> list[tuple[str, Image.Image]]:
             sample = (runner.model.module if hasattr(runner.model, "module") else runner.model).test_step(data)[0]
         image = np.asarray(Image.open(sample.img_path).convert("RGB"))
         truth, said = sample.gt_sem_seg.data[0].cpu().numpy(), sample.pred_sem_seg.data[0].cpu().numpy()
-        found.append((Path(sample.img_path).name, side_by_side([draw_map(image, truth), draw_map(image, said)])))
+        plain = 0 if classes[0] == "background" else None
+        both = [draw_map(image, labels, plain=plain) for labels in (truth, said)]
+        found.append((Path(sample.img_path).name, side_by_side(both)))
         if len(found) == N_PICTURES:
             break
     return found

@@ -106,7 +106,8 @@ def run(job: Job) -> Outcome:
                 "pixel_accuracy": trained.metrics["aAcc"],
             },
             classes={k.removeprefix(IOU): v for k, v in trained.metrics.items() if k.startswith(IOU)},
-            pictures=pictures(model, held_out),
+            pictures=pictures(model, held_out, classes),
+            title=f"{(voc if options.command == 'voc' else cityscapes).TITLE}, by torchvision",
         )
 
 
@@ -174,7 +175,7 @@ def figures(confusion: Tensor, classes: Sequence[str]) -> Metrics:
     return {"mIoU": mean, "aAcc": float(100 * hits.sum() / confusion.sum().clamp(min=1)), **found}
 
 
-def pictures(model: nn.Module, held_out: Maps) -> list[tuple[str, Image.Image]]:
+def pictures(model: nn.Module, held_out: Maps, classes: Sequence[str]) -> list[tuple[str, Image.Image]]:
     """Truth and prediction of some validation images."""
     assert isinstance(model, FCN)
     model.eval()
@@ -184,6 +185,7 @@ def pictures(model: nn.Module, held_out: Maps) -> list[tuple[str, Image.Image]]:
         with torch.no_grad():
             found = predict(model, image.to(device), labels.shape, held_out.sizes).cpu()
         pixels = (held_out.read(index)[0] * 255).round().byte().permute(1, 2, 0).numpy()
-        maps = [draw_map(pixels, one.numpy()) for one in (labels, found)]
+        plain = 0 if classes[0] == "background" else None
+        maps = [draw_map(pixels, one.numpy(), plain=plain) for one in (labels, found)]
         made.append((held_out.files[index][0].name, side_by_side(maps)))
     return made

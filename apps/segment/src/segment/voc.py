@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transfer_runs import BadInput
 
+TITLE = "VOC12aug, FCN R50-d8, 512x512, 20k iterations"
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

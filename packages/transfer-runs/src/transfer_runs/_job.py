@@ -34,13 +34,15 @@ class Outcome:
     """metrics: {column of the published table: percent}; untrained: the same before training, or None.
 
     facts: whatever else belongs into results.json. pictures: (caption, image), truth and prediction side by side.
-    classes: {name: percent} of the main metric, where the evaluator gives it."""
+    classes: {name: percent} of the main metric, where the evaluator gives it. title: instead of the protocol's, where
+    an option changes what is compared."""
 
     metrics: dict[str, float]
     untrained: dict[str, float] | None = None
     facts: dict[str, object] = field(default_factory=dict)
     pictures: list[tuple[str, Image.Image]] = field(default_factory=list)
     classes: dict[str, float] = field(default_factory=dict)
+    title: str = ""
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,13 @@ def draw_objects(
     return picture
 
 
-def draw_map(image: np.ndarray, labels: np.ndarray, *, ignore: int = 255, min_side: int = 300) -> Image.Image:
-    """image uint8 (H, W, 3) under class colours of labels (H, W); ignored pixels stay as they are."""
+def draw_map(
+    image: np.ndarray, labels: np.ndarray, *, plain: int | None = None, ignore: int = 255, min_side: int = 300
+) -> Image.Image:
+    """image uint8 (H, W, 3) under class colours of labels (H, W); ignored and `plain` pixels stay as they are."""
     palette = np.asarray([colour(k) for k in range(256)], np.float32)
     canvas = image.astype(np.float32)
-    shown = labels != ignore
+    shown = (labels != ignore) & (labels != (ignore if plain is None else plain))
     canvas[shown] = 0.4 * canvas[shown] + 0.6 * palette[labels[shown]]
     picture = Image.fromarray(canvas.round().astype(np.uint8))
     factor = max(1, -(-min_side // min(picture.size)))

@@ -25,7 +25,7 @@ def record(
     return {
         "app": app,
         "protocol": protocol.name,
-        "title": protocol.title,
+        "title": outcome.title or protocol.title,
         "columns": list(protocol.columns),
         "metrics": {name: outcome.metrics[name] for name in protocol.columns},
         "untrained": outcome.untrained,
