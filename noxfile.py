@@ -111,9 +111,11 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Speed against peers, both sides in one run."""
-    _sync(session)
+    """Speed against peers, both sides in one run; renews the plots of docs/images."""
+    _sync(session, "--group", "bench")
     session.run("pytest", "benchmarks", "-n0", "--benchmark-only", "-o", "python_files=bench_*.py", *session.posargs)
+    for name in ("kmeans", "sinkhorn"):
+        session.run("python", f"benchmarks/bench_{name}.py", "--plot", f"docs/images/{name}.png")
 
 
 @nox.session(default=False)

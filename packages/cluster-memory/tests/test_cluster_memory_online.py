@@ -108,15 +108,27 @@ def check_consistent(memory: OnlineClusters) -> None:
     sums = torch.zeros_like(memory.sums).index_add_(0, memory.assignments, memory.bank.double())
     torch.testing.assert_close(memory.sums, sums, atol=1e-10, rtol=0)
     for c in range(k):
-        members, _ = memory._members.members(torch.tensor([c]))
+        members, _, _ = memory._members_of(torch.tensor([c]))
         assert torch.equal(members, (memory.assignments == c).nonzero().flatten())
 
 
-@pytest.mark.parametrize(("n", "k", "min_cluster"), [(150, 5, 20), (50, 10, 20), (70, 4, 5)])
-def test_equals_the_naive_loop_for_500_steps(n: int, k: int, min_cluster: int) -> None:
+@pytest.mark.parametrize(
+    ("n", "k", "min_cluster", "dtype", "tolerance"),
+    [
+        (150, 5, 20, torch.float32, 1e-5),
+        (50, 10, 20, torch.float32, 1e-5),
+        (70, 4, 5, torch.float32, 1e-5),
+        # each write rounds by up to 2^-12 of the largest entry, and half of what was there before stays: 2^-11 in all,
+        # 1.4 times that where a sum of two rows is shorter than they are
+        (150, 5, 20, torch.float16, 1e-3),
+    ],
+)
+def test_equals_the_naive_loop_for_500_steps(
+    n: int, k: int, min_cluster: int, dtype: torch.dtype, tolerance: float
+) -> None:
     x, g = drifting(n, 5)
     first = torch.randint(0, k - 2, (n,), generator=g)  # two clusters start empty
-    memory = OnlineClusters(n, 5, k, min_cluster=min_cluster, seed=7)
+    memory = OnlineClusters(n, 5, k, min_cluster=min_cluster, seed=7, bank_dtype=dtype)
     memory.initialise(x, first)
     naive = NaiveODC(x.numpy(), first.numpy(), k, memory.effective_min_cluster, seed=7)
     assert (memory.assignments.numpy() == naive.labels).all()
@@ -138,15 +150,15 @@ def test_equals_the_naive_loop_for_500_steps(n: int, k: int, min_cluster: int) -
         split = naive.split_small(ties)
         assert memory.split_small_clusters() == split
         n_split += split
-        if min(ties) > 1e-5:
+        if min(ties) > tolerance:
             assert float(ratio) == pytest.approx(naive_ratio)
         differs = memory.assignments.numpy() != naive.labels
         if differs.any():
-            assert min(ties) < 1e-5, f"step {step}: no tie explains {differs.sum()} differences"
+            assert min(ties) < tolerance, f"step {step}: no tie explains {differs.sum()} differences"
             n_ties += 1
             naive.labels, naive.centroids = memory.assignments.numpy().copy(), memory.centroids.double().numpy()
-        np.testing.assert_allclose(memory.centroids.numpy(), naive.centroids, atol=1e-5)
-        np.testing.assert_allclose(memory.bank.numpy(), naive.bank, atol=1e-5)
+        np.testing.assert_allclose(memory.centroids.numpy(), naive.centroids, atol=tolerance)
+        np.testing.assert_allclose(memory.bank.float().numpy(), naive.bank, atol=tolerance)
     assert n_split > 20
     assert n_ties < 10
     check_consistent(memory)

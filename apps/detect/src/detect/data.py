@@ -10,7 +10,7 @@ from transfer_runs import Job
 
 from detect import coco, voc
 
-DRAWN = {"n_train": 600, "n_val": 60, "size": 96}
+DRAWN = {"n_train": 600, "n_val": 60, "size": 64}
 
 
 def open_data(job: Job) -> tuple[Path, tuple[str, ...], list[str]]:

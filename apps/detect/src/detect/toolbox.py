@@ -32,7 +32,7 @@ COCO_STEPS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # epochs, and those af
 SMALL: dict[str, Any] = {
     "iterations": 400,
     "batch": 4,
-    "scale": 0.12,
+    "scale": 0.08,
     "samples": 64,
     "proposals": 100,
     "found": 20,

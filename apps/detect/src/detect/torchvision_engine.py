@@ -26,7 +26,7 @@ BATCH, LR, MOMENTUM, WEIGHT_DECAY = 16, 0.02, 0.9, 1e-4
 WARMUP, WARMUP_START = 1000, 0.001  # iterations; share of the learning rate
 EPOCHS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # and those after which the learning rate falls tenfold
 # what 2 CPU cores manage in minutes, on drawn images
-SMALL: dict[str, Any] = {"iterations": 400, "batch": 4, "scale": 0.16}
+SMALL: dict[str, Any] = {"iterations": 400, "batch": 4, "scale": 0.08}
 SMALL_MODEL = {"channels": 64, "samples": 64, "proposals": 200}
 N_PICTURES = 6
 

@@ -1,6 +1,7 @@
 """The assignment step: every row to its nearest centroid, by the fastest exact way on its device."""
 
 import importlib.util
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from cluster_memory._nearest import Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
-from cluster_memory._screen import Coarse, Screened, coarse_dtype, is_worth_it
+from cluster_memory._screen import Screened, coarse_dtype, is_worth_it
 
 
 def nearest_of(centroids: Tensor, cosine: bool) -> Nearest | Screened:
@@ -39,7 +40,7 @@ class Assignment:
         self._rows, self._frame, self._ranks = rows, frame, ranks
         self.labels = torch.full((rows.n,), -1, device=rows.device)
         self.distance = torch.empty(rows.n, device=rows.device)
-        self._coarse: dict[int, Coarse] = {}  # by first row; kept where the rows themselves are in memory
+        self._facts: dict[int, Any] = {}  # by first row; kept where the rows themselves are in memory
         self._seen = torch.zeros(2, dtype=torch.int64)
 
     def update(self, centroids: Tensor) -> tuple[bool, Tensor]:
@@ -49,13 +50,12 @@ class Assignment:
         changed = False
         for part, block in self._rows:
             entered, labels = self._frame.enter(block), self.labels[part]
-            if isinstance(nearest, Screened):
-                coarse = self._coarse.get(part.start) or Coarse.of(entered, nearest.dtype)
-                if self._rows.in_memory:
-                    self._coarse[part.start] = coarse
-                self.distance[part], index = nearest(entered, coarse)
-            else:
-                self.distance[part], index = nearest(entered)
+            facts = self._facts.get(part.start)
+            if facts is None:
+                facts = nearest.facts(entered)
+            if self._rows.in_memory:
+                self._facts[part.start] = facts
+            self.distance[part], index = nearest(entered, facts)
             changed = changed or not torch.equal(labels, index)
             self.labels[part] = index
             sums.add(index, entered)

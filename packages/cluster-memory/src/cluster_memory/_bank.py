@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from cluster_memory._kmeans import KMeans
 from cluster_memory._ranks import Ranks, last_of_each
+from cluster_memory._samples import check_bank_dtype
 from cluster_memory._two_means import uniforms
 
 
@@ -13,19 +14,29 @@ class EpochBank(nn.Module):
     """Embeddings of the last epoch, one per view, for each of N samples.
 
     The first `write` after a `cluster` starts a new epoch: what was written before it no longer counts. Buffers are the
-    whole state, so a run resumes in mid-epoch: `bank` (n_views, N, D) float32, `written` (N,) bool, `closed` () bool.
-    group: ranks whose batches are put together; each holds the whole bank (4 V N D bytes), and clustering is shared."""
+    whole state, so a run resumes in mid-epoch: `bank` (n_views, N, D), `written` (N,) bool, `closed` () bool.
+    group: ranks whose batches are put together; each holds the whole bank (4 V N D bytes), and clustering is shared.
+    bank_dtype: float32, or float16 for half the bytes; k-means computes in float32 either way, and loading converts."""
 
     bank: Tensor
     written: Tensor
     closed: Tensor
 
-    def __init__(self, n_samples: int, dim: int, n_views: int, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        n_samples: int,
+        dim: int,
+        n_views: int,
+        group: dist.ProcessGroup | None = None,
+        *,
+        bank_dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         if min(n_samples, dim, n_views) < 1:
             raise ValueError(f"expected n_samples, dim, n_views >= 1, got {n_samples}, {dim}, {n_views}")
+        check_bank_dtype(bank_dtype)
         self._ranks = Ranks(group)
-        self.register_buffer("bank", torch.zeros(n_views, n_samples, dim))
+        self.register_buffer("bank", torch.zeros(n_views, n_samples, dim, dtype=bank_dtype))
         self.register_buffer("written", torch.zeros(n_samples, dtype=torch.bool))
         self.register_buffer("closed", torch.zeros((), dtype=torch.bool))
 
@@ -39,7 +50,7 @@ class EpochBank(nn.Module):
                 f"got {tuple(indices.shape)} and {tuple(embeddings.shape)}"
             )
         indices = self._ranks.concatenate(indices.to(self.bank.device, torch.int64))
-        rows = embeddings.detach().to(self.bank.device).float().transpose(0, 1)
+        rows = embeddings.detach().to(self.bank).transpose(0, 1)
         rows = self._ranks.concatenate(rows.contiguous())
         if self.closed:
             self.written.zero_()

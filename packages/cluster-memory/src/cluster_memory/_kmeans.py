@@ -123,7 +123,7 @@ class KMeans:
         every = Nearest(places, frame.cosine)
         for part, block in rows:
             entered = frame.enter(block)
-            distances[part] = every.distance(entered.square().sum(1, keepdim=True), every.scores(entered))
+            distances[part] = every.distance(every.facts(entered), every.scores(entered)).T
         return distances if frame.cosine else distances.sqrt_().div_(frame.scale)
 
     def _after_fit(self, x: Matrix) -> tuple[Rows, Frame, Tensor]:

@@ -3,28 +3,38 @@
 import torch
 from torch import Tensor
 
-_STRIDE = 64
-_MANY = 256
+# Scores that are reduced together first, by the dimension along which the minimum runs.
+_STRIDES = (8, 64)
 
 
-def first_argmin(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum (B,) and its first index (B,) int64 of each row of scores (B, K).
+def first_argmin(scores: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Minimum (B,) and its first index (B,) int64 of scores without NaN, (B, K) along dim 1, or (K, B) along dim 0.
 
-    A plain minimum runs several times faster than one that drags indices along, so over many columns it is taken in
-    strides of 64 first, and the index is then looked for in one stride only."""
-    k = scores.shape[1]
-    if k > _MANY:
-        whole = k // _STRIDE * _STRIDE
-        minima = scores[:, :whole].unflatten(1, (-1, _STRIDE)).amin(2)
-        if whole < k:
-            minima = torch.cat([minima, scores[:, whole:].amin(1, keepdim=True)], 1)
-        # the last, shorter stride is read with columns before it, which cannot hold the minimum if it won
-        start = (minima.argmin(1, keepdim=True) * _STRIDE).clamp_max_(k - _STRIDE)
-        inside = scores.gather(1, start + torch.arange(_STRIDE, device=scores.device))
-    else:
-        start, inside = torch.zeros((), dtype=torch.int64, device=scores.device), scores
-    least, index = inside.min(1)
-    return least, index + start.flatten()
+    A plain minimum runs many times faster than one that drags indices along, so it is taken in strides first, and the
+    index is then looked for in one stride only. dim 0 is the faster one for K in the hundreds."""
+    k = scores.shape[dim]
+    stride = min(k, _STRIDES[dim])
+    whole = k // stride * stride
+    minima = scores.narrow(dim, 0, whole).unflatten(dim, (-1, stride)).amin(dim + 1)
+    if whole < k:
+        minima = torch.cat([minima, scores.narrow(dim, whole, k - whole).amin(dim, keepdim=True)], dim)
+    least = minima.amin(dim, keepdim=True)
+    # the last, shorter stride is read with scores before it, which cannot hold the minimum if it won
+    start = (_first_equal(minima, least, dim) * stride).clamp_max_(k - stride)
+    inside = scores.gather(dim, start + _places(scores, dim, stride).long())
+    return least.squeeze(dim), (start + _first_equal(inside, least, dim)).squeeze(dim)
+
+
+def _first_equal(values: Tensor, least: Tensor, dim: int) -> Tensor:
+    """First index along dim at which values equal their minimum `least`; arithmetic, unlike comparisons and arg min,
+    runs in whole vectors."""
+    m = values.shape[dim]
+    differs = torch.sub(values, least).sign_()
+    return torch.add(_places(values, dim, m), differs, alpha=m).amin(dim, keepdim=True).long()
+
+
+def _places(values: Tensor, dim: int, m: int) -> Tensor:
+    return torch.arange(m, dtype=torch.float32, device=values.device).unsqueeze(1 - dim)
 
 
 class Nearest:
@@ -34,18 +44,21 @@ class Nearest:
     cluster 0, since it has no direction."""
 
     def __init__(self, centroids: Tensor, cosine: bool) -> None:
-        self.cosine = cosine
+        self.centroids, self.cosine = centroids, cosine
         self.bias = centroids.new_zeros(len(centroids)) if cosine else centroids.square().sum(1)
-        self.columns = centroids.T
 
-    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(distance (B,) float32 >= 0, index (B,) int64)."""
-        best, index = first_argmin(self.scores(rows))
-        return self.distance(torch.linalg.vector_norm(rows, dim=1).square_(), best), index
+    def facts(self, rows: Tensor) -> Tensor:
+        """What depends on rows (B, D) alone, and may be kept: their squared norms (B,)."""
+        return torch.linalg.vector_norm(rows, dim=1).square_()
+
+    def __call__(self, rows: Tensor, squares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(distance (B,) float32 >= 0, index (B,) int64); `squares`: the facts of these rows, if known."""
+        best, index = first_argmin(self.scores(rows), dim=0)
+        return self.distance(self.facts(rows) if squares is None else squares, best), index
 
     def scores(self, rows: Tensor) -> Tensor:
-        """(B, K): smallest for the nearest centroid; `distance` is what a score stands for."""
-        return torch.addmm(self.bias, rows, self.columns, alpha=-1 if self.cosine else -2)
+        """(K, B): smallest for the nearest centroid; `distance` is what a score stands for."""
+        return torch.addmm(self.bias[:, None], self.centroids, rows.T, alpha=-1 if self.cosine else -2)
 
     def distance(self, squares: Tensor, best: Tensor) -> Tensor:
         """(B, ...) of scores of the same shape, for rows of squared norms `squares`, which broadcast."""

@@ -1,19 +1,21 @@
 """Online Deep Clustering's two memories (Zhan et al. 2020, arXiv:2006.10645): samples and centroids, step by step."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from cluster_memory._kmeans import add_rows
-from cluster_memory._members import Members
 from cluster_memory._nearest import first_argmin
-from cluster_memory._ranks import Ranks, last_of_each
+from cluster_memory._ranks import Ranks
+from cluster_memory._samples import Samples, check_bank_dtype
 from cluster_memory._two_means import cut_in_two
 
 _BLOCK_BYTES = 16 * 2**20  # of scores (rows x K) or features at once
 
 
-class OnlineClusters(nn.Module):
+class OnlineClusters(Samples):
     """ODC's memories: a feature and a cluster for each of N samples, and the K clusters, without empty or tiny ones.
 
     A step is `update`, every tenth time `update_centroids`, then `split_small_clusters` and `loss_weights`. Its cost
@@ -21,17 +23,28 @@ class OnlineClusters(nn.Module):
 
     n_samples: N >= k. momentum in [0, 1]: share of the new feature in the memory. min_cluster: clusters below it are
     dissolved; where N < 2 K min_cluster it is lowered to max(1, N // 2K), so that most clusters can reach it.
-    seed: the only source of randomness. group: ranks whose batches are put together; each holds the whole memory and
-    does the same work, so any of them can write the checkpoint and any number of ranks can go on from it.
+    seed: the only source of randomness. bank_dtype: float32, or float16 for half the bytes. What is computed is float32
+    all the same; a float16 row is rounded before it is assigned and summed, so that clusters and sums are those of the
+    rows in the bank, which are unit up to 2^-11.
 
-    Buffers are the whole state: `bank` (N, D) float32 unit rows, `assignments` (N,) int64 (-100 before `initialise`),
+    group: ranks whose batches are put together; each holds the whole memory and does the same work, so any of them can
+    write the checkpoint and any number of ranks can go on from it. With sharded=True each rank holds `bank` and
+    `assignments` of the samples in `owned` only, the rank-th ceil(N / W) of them; results are the same. Then
+    `initialise` takes, on every rank, what that rank owns; `assignments_of` looks clusters up; every method is a
+    collective but `update_centroids` and `loss_weights`. Traffic beside the batch: `update` all-reduces its B rows and
+    clusters, and each split gathers the rows of one cluster. `state_dict` is a collective too, and global: rank 0 of
+    the group gets all rows in main memory, the others none; every rank loads rank 0's, whatever their number.
+
+    Buffers are the whole state: `bank` (N, D) unit rows, `assignments` (N,) int64 (-100 before `initialise`),
     `centroids` (K, D) float32, `sums` (K, D) float64, `counts` (K,) int64, `step` int64. They take
-    4 N D + 8 N + 12 K D bytes, and the member lists, which are rebuilt on loading, 40 N at most.
+    4 N D + 8 N + 12 K D bytes (2 N D in float16), and the member lists, which are rebuilt on loading, 40 N at most; all
+    that has an N is divided by W when sharded. A checkpoint of another bank dtype is converted.
     Drift: after U updates a sum is off by at most 2 U 2^-53 max|sum| (10^9 updates of clusters of 1000: 2e-4 of one
-    row); rows have 24 bits, so in practice most additions are exact. A split computes its two sums afresh."""
+    row); rows have 24 bits, so in practice most additions are exact. A split computes its two sums afresh.
 
-    bank: Tensor
-    assignments: Tensor
+    On a GPU with group=None the host waits twice in a step that splits nothing, for the check of the batch and for
+    whether a cluster is small, and a few times more in every 64th, which brings the member lists up to date."""
+
     centroids: Tensor
     sums: Tensor
     counts: Tensor
@@ -46,8 +59,10 @@ class OnlineClusters(nn.Module):
         min_cluster: int = 20,
         group: dist.ProcessGroup | None = None,
         seed: int = 0,
+        *,
+        bank_dtype: torch.dtype = torch.float32,
+        sharded: bool = False,
     ) -> None:
-        super().__init__()
         if min(n_samples, dim, k, min_cluster) < 1 or not 0 <= momentum <= 1:
             raise ValueError(
                 "expected n_samples, dim, k, min_cluster >= 1 and momentum in [0, 1], "
@@ -55,49 +70,48 @@ class OnlineClusters(nn.Module):
             )
         if n_samples < k:
             raise ValueError(f"k = {k} clusters need as many samples, got {n_samples}: use k <= {n_samples}")
-        self.momentum, self.seed, self._ranks = momentum, seed, Ranks(group)
+        check_bank_dtype(bank_dtype)
+        super().__init__(n_samples, dim, k, bank_dtype, Ranks(group), sharded)
+        self.momentum, self.seed = momentum, seed
         # with this bound not all clusters can be small at once, so redirected samples always have somewhere to go
         self.effective_min_cluster = min(min_cluster, max(1, n_samples // (2 * k)))
-        self.register_buffer("bank", torch.zeros(n_samples, dim))
-        self.register_buffer("assignments", torch.full((n_samples,), -100))
         self.register_buffer("centroids", torch.zeros(k, dim))
         self.register_buffer("sums", torch.zeros(k, dim, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(k, dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self._members = Members(n_samples, k)
         self._ready = False
-        self.register_load_state_dict_post_hook(_rebuild_members)
 
     @torch.no_grad()
     def initialise(self, features: Tensor, assignments: Tensor) -> None:
         """Fill the memories from features (N, D) of any float dtype and a first clustering (N,) int64 in [0, K).
 
         Rows are made unit; centroids are the means of their members, not unit. Empty clusters are filled at once by
-        splitting the largest ones. With a group, every rank passes the same N rows."""
+        splitting the largest ones. With a group every rank passes the same N rows or, sharded, those it owns."""
         n, k = len(self.bank), len(self.counts)
         if features.shape != self.bank.shape or assignments.shape != (n,):
             raise ValueError(
                 f"expected features {tuple(self.bank.shape)} and assignments ({n},), "
                 f"got {tuple(features.shape)} and {tuple(assignments.shape)}"
             )
-        if int(assignments.min()) < 0 or int(assignments.max()) >= k:
+        if ((assignments < 0) | (assignments >= k)).any():
             raise ValueError(
                 f"assignments must be in [0, {k}), got {int(assignments.min())} to {int(assignments.max())}: "
                 "cluster all N samples into k clusters first"
             )
-        device = self.bank.device
-        self.assignments.copy_(assignments)
-        self.counts.copy_(torch.bincount(self.assignments, minlength=k))
-        self.sums.zero_()
-        self.step.zero_()
         block = _block_rows(features.shape[1])
         for start in range(0, n, block):
             part = slice(start, start + block)
-            rows = _unit(features[part].to(device).float())
-            _check_finite(rows, torch.arange(start, start + len(rows)))
-            self.bank[part] = rows
-            add_rows(self.sums, self.assignments[part], rows.double())
-        self._members.rebuild(self.assignments)
+            rows = _unit(features[part].to(self.bank.device).float())
+            if not rows.sum().isfinite():
+                raise _not_finite(rows, torch.arange(start, start + len(rows)) + self.owned.start)
+            self.bank[part] = rows.to(self.bank.dtype)
+        self.assignments.copy_(assignments)
+        self.counts.copy_(torch.bincount(self.assignments, minlength=k))
+        if self._sharded:
+            self._ranks.sum(self.counts)
+        self.step.zero_()
+        self._sum_up()
+        self._rebuild_members()
         self._ready = True
         self._split_into((self.counts == 0).nonzero().flatten())
         self.update_centroids()
@@ -123,21 +137,27 @@ class OnlineClusters(nn.Module):
         self.step += 1
         if not len(indices):
             return torch.zeros((), device=device)
-        if int(indices.min()) < 0 or int(indices.max()) >= len(self.bank):
-            raise ValueError(
-                f"indices must be in [0, {len(self.bank)}), got {int(indices.min())} to {int(indices.max())}: "
-                "pass dataset positions"
-            )
-        _check_finite(features, indices)
-        rows = _unit((1 - self.momentum) * self.bank[indices] + self.momentum * features)
-        new, old = self._nearest(rows), self.assignments[indices]
+        fine = (indices.amin() >= 0) & (indices.amax() < self.n_samples) & features.sum().isfinite()
+        if not fine:  # the one question to the device
+            if int(indices.min()) < 0 or int(indices.max()) >= self.n_samples:
+                raise ValueError(
+                    f"indices must be in [0, {self.n_samples}), got {int(indices.min())} to {int(indices.max())}: "
+                    "pass dataset positions"
+                )
+            raise _not_finite(features, indices)
+        old_rows, old = self._rows(indices), self._look_up(self.assignments, indices)
+        rows = _unit((1 - self.momentum) * old_rows + self.momentum * features).to(self.bank.dtype).float()
+        new = self._nearest(rows)
         change_ratio = (new != old).float().mean()
 
-        last = last_of_each(indices)
-        indices, rows, old, new = indices[last], rows[last], old[last], new[last]
-        add_rows(self.sums, old, -self.bank[indices].double())
-        add_rows(self.sums, new, rows.double())
-        self.bank[indices] = rows
+        # an index that occurs more than once gets its last row each time, and is counted once: no shape depends on data
+        last = _last_places(indices)
+        once = (last == torch.arange(len(last), device=device)).long()
+        rows, new = rows[last], new[last]
+        add_rows(self.sums, old, -once[:, None] * old_rows.double())
+        add_rows(self.sums, new, once[:, None] * rows.double())
+        self._write(indices, rows)
+        self._count(old, new, once)
         self._relabel(indices, old, new)
         return change_ratio
 
@@ -158,9 +178,10 @@ class OnlineClusters(nn.Module):
         small = is_small.nonzero().flatten()
         if not len(small):
             return 0
-        samples, old = self._members.members(small)
-        new = self._nearest(self.bank[samples], is_small)
-        add_rows(self.sums, new, self.bank[samples].double())
+        samples, old, rows = self._members_of(small)
+        new = self._nearest(rows, is_small)
+        add_rows(self.sums, new, rows.double())
+        self._count(old, new, torch.ones_like(new))
         self._relabel(samples, old, new)
         self._split_into(small)  # which also sets their sums anew
         return len(small)
@@ -180,35 +201,41 @@ class OnlineClusters(nn.Module):
             found.append(first_argmin(scores)[1])
         return torch.cat(found)
 
-    def _relabel(self, samples: Tensor, old: Tensor, new: Tensor) -> None:
-        """Move distinct samples between clusters; their sums are the caller's."""
-        changed = old != new
-        samples, old, new = samples[changed], old[changed], new[changed]
-        self.assignments[samples] = new
-        one = torch.ones_like(new)
-        self.counts.index_add_(0, old, -one).index_add_(0, new, one)
-        self._members.move(samples, old, new)
+    def _count(self, old: Tensor, new: Tensor, times: Tensor) -> None:
+        self.counts.index_add_(0, old, -times).index_add_(0, new, times)
 
     def _split_into(self, empty: Tensor) -> None:
         """Fill each empty cluster (ascending) with one side of the largest cluster of the moment."""
         for target in empty.tolist():
             largest = self.counts.argmax()
-            samples, old = self._members.members(largest[None])
-            rows = self.bank[samples]
+            samples, old, rows = self._members_of(largest[None])
             side = cut_in_two(rows, self.seed, int(self.step), target)
             pair = torch.stack([largest, largest.new_tensor(target)])
-            self._relabel(samples[side], old[side], pair[1].expand(int(side.sum())))
+            moved, old, new = samples[side], old[side], pair[1].expand(int(side.sum()))
+            self._count(old, new, torch.ones_like(new))
+            self._relabel(moved, old, new)
             self.sums[pair] = torch.stack(
                 [rows[~side].sum(0, dtype=torch.float64), rows[side].sum(0, dtype=torch.float64)]
             )
             self.centroids[pair] = (self.sums[pair] / self.counts[pair, None]).float()
 
+    def _sum_up(self) -> None:
+        """Sums from all rows."""
+        self.sums.zero_()
+        block = _block_rows(self.bank.shape[1])
+        for rows, clusters in zip(self.bank.split(block), self.assignments.split(block), strict=True):
+            add_rows(self.sums, clusters, rows.double())
+        if self._sharded:
+            self._ranks.sum(self.sums)
 
-def _rebuild_members(memory: nn.Module, _: object) -> None:
-    assert isinstance(memory, OnlineClusters)
-    memory._ready = bool((memory.assignments >= 0).all())
-    if memory._ready:
-        memory._members.rebuild(memory.assignments)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._ready = int(self.counts.sum()) == self.n_samples
+        if self._ready:
+            self._rebuild_members()
+            given = state_dict.get(prefix + "bank")
+            if given is not None and given.dtype != self.bank.dtype:
+                self._sum_up()  # of the rows as they are now
 
 
 def _block_rows(width: int) -> int:
@@ -219,7 +246,12 @@ def _unit(rows: Tensor) -> Tensor:
     return rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-10)
 
 
-def _check_finite(rows: Tensor, indices: Tensor) -> None:
-    if not rows.sum().isfinite():
-        bad = indices[(~rows.isfinite().all(1)).nonzero().flatten().cpu()][:5].tolist()
-        raise ValueError(f"features of samples {bad} hold NaN or inf, which would stay in the memory: check the loss")
+def _last_places(indices: Tensor) -> Tensor:
+    """Place (B,) at which the value of each of indices (B,) occurs last."""
+    ordered, order = indices.sort(stable=True)
+    return order[torch.searchsorted(ordered, indices, right=True) - 1]
+
+
+def _not_finite(rows: Tensor, indices: Tensor) -> ValueError:
+    bad = indices[(~rows.isfinite().all(1)).nonzero().flatten().to(indices.device)][:5].tolist()
+    return ValueError(f"features of samples {bad} hold NaN or inf, which would stay in the memory: check the loss")

@@ -88,9 +88,13 @@ class Screened:
         self._coarse.view(dim, n_members, n_groups).copy_(values.permute(2, 1, 0))
         self._limits = torch.stack([norms[self._members].amax(1), lost, bias.amax(1)])  # (3, G)
 
+    def facts(self, rows: Tensor) -> Coarse:
+        """What depends on rows (B, D) alone, and may be kept."""
+        return Coarse.of(rows, self.dtype)
+
     def __call__(self, rows: Tensor, coarse: Coarse | None = None) -> tuple[Tensor, Tensor]:
-        """(distance (B,) float32 >= 0, index (B,) int64) of rows (B, D); `coarse`: theirs, if known."""
-        coarse = coarse or Coarse.of(rows, self.dtype)
+        """(distance (B,) float32 >= 0, index (B,) int64) of rows (B, D); `coarse`: the facts of these rows, if known."""
+        coarse = coarse or self.facts(rows)
         limits = self._upper_limits(coarse)
         likely = limits.max(1).indices
         order = likely.argsort()
@@ -102,7 +106,7 @@ class Screened:
         self.n_rechecked += len(unsure)
         group, place = (limits[unsure] >= top[unsure, None]).T.nonzero().unbind(1)
         if len(place) > _TOO_MANY * len(unsure) * len(self._columns):
-            least, index[unsure] = first_argmin(self.exact.scores(rows[unsure]))
+            least, index[unsure] = first_argmin(self.exact.scores(rows[unsure]), dim=0)
             top[unsure] = -least if self.cosine else -least / 2
         elif len(place):
             row = unsure[place]

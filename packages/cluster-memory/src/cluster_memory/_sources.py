@@ -62,10 +62,11 @@ class Source:
         start = 0
         for block in self._x() if callable(self._x) else [self._x]:
             n = int(block.shape[0])
+            step = max(1, -(-n // max(1, -(-n // size))))  # blocks of one size cost least for each row
             if start + n > self.n or block.shape[1] != self.dim:
                 raise ValueError(f"every pass must give the same {self.n} rows of length {self.dim}, got others")
-            for first in range(0, n, size):
-                last = min(first + size, n)
+            for first in range(0, n, step):
+                last = min(first + step, n)
                 rows = _float32(block[first:last])
                 _forget_pages(block)
                 yield slice(start + first, start + last), rows

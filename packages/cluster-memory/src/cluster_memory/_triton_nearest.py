@@ -59,6 +59,6 @@ def nearest(
 class TritonNearest(Nearest):
     """The same as `Nearest`, for rows on a GPU."""
 
-    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        best, index = nearest(rows.contiguous(), self.columns.T, self.bias, -1.0 if self.cosine else -2.0)
-        return self.distance(torch.linalg.vector_norm(rows, dim=1).square_(), best), index
+    def __call__(self, rows: Tensor, squares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        best, index = nearest(rows.contiguous(), self.centroids, self.bias, -1.0 if self.cosine else -2.0)
+        return self.distance(self.facts(rows) if squares is None else squares, best), index
