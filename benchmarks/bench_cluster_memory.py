@@ -1,12 +1,14 @@
 """One step of ODC's memories, ours against the reference's way of keeping them, in one run on one machine.
 
     python benchmarks/bench_cluster_memory.py            # the table; N = 1,281,167 takes about 5 GB and some minutes
+    python benchmarks/bench_cluster_memory.py --only splits      # or steps, flat, half
     pytest benchmarks/bench_cluster_memory.py            # the same steps under pytest-benchmark, N = 100,000
 
 A step is update + split_small_clusters + loss_weights, and every tenth time update_centroids. `Reference` is that
 algorithm over all samples, as ODC's published code does it on every rank: a bincount of N labels twice a step, a search
 through N labels per small cluster, and every tenth step an argsort of N labels with a loop over K classes.
 Both must score the batch against all centroids (B x K x D); that product is timed alone, for the difference.
+`many splits`: one step in which 20 or 200 clusters are small. `half`: an epoch with a float16 bank and a float32 one.
 """
 
 import argparse
@@ -67,8 +69,10 @@ class Reference:
         return weights / weights.sum()
 
 
-def memory(n: int, k: int, dim: int) -> OnlineClusters:
-    """Filled without k-means: K centres with log-normal sizes, so that a few clusters are always near `min_cluster`."""
+def memory(n: int, k: int, dim: int, n_small: int = 0) -> OnlineClusters:
+    """Filled without k-means: K centres with log-normal sizes, so that a few clusters are always near `min_cluster`.
+
+    n_small: so many clusters are left with 10 members, to be dissolved in the next step; 0 repairs all beforehand."""
     g = torch.Generator().manual_seed(0)
     sizes = torch.empty(k).normal_(generator=g).mul_(0.7).exp_()
     labels = torch.multinomial(sizes, n, replacement=True, generator=g)
@@ -80,6 +84,11 @@ def memory(n: int, k: int, dim: int) -> OnlineClusters:
     made.initialise(features, labels)
     made.split_small_clusters()
     made.update_centroids()
+    if n_small:
+        labels = made.assignments.clone()
+        for c in range(n_small):
+            labels[(labels == c).nonzero().flatten()[10:]] = n_small + c
+        made.initialise(features, labels)
     return made
 
 
@@ -160,6 +169,45 @@ def compare(n: int, k: int, dim: int, batch: int, steps: int) -> None:
         )
 
 
+def many_splits(n: int, k: int, dim: int, batch: int) -> None:
+    print(f"many splits: one step (update, split, weights), N={n:,} K={k:,} D={dim} B={batch}")
+    for n_small in (20, 200):
+        ours = memory(n, k, dim, n_small)
+        theirs = Reference(ours.bank, ours.assignments, ours.centroids, ours.effective_min_cluster)
+        data = batches(ours, batch, 1)
+        large = [ours.bank[ours.assignments == c] for c in ours.counts.argsort(descending=True)[:n_small]]
+        cuts = timed(lambda rows=large: [cut_in_two(r, c) for c, r in enumerate(rows)])  # type: ignore[misc]
+        (reference, mine), splits = times([theirs, ours], [data, data], warm=0)
+        a, b = reference[0], mine[0]
+        print(
+            f"  splits: reference {splits[0]}, ours {splits[1]}: {a * 1e3:.0f} and {b * 1e3:.0f} ms, "
+            f"ratio {a / b:.1f}; a split takes {a / splits[0] * 1e3:.1f} and {b / splits[1] * 1e3:.1f} ms, "
+            f"of which its 2-means, common to both, {cuts / n_small * 1e3:.1f} ms"
+        )
+
+
+def half(n: int, k: int, dim: int, batch: int) -> None:
+    """An epoch of the same batches into a float32 and a float16 bank that start from one state; no, few, many splits.
+
+    Beside them a float32 bank whose rows are rounded to float16 once, before the epoch: splits are chaotic, as 2-means
+    from a drawn start may end elsewhere after any change, and this shows what of the difference is theirs."""
+    for min_cluster in (1, 20, 60):
+        whole, narrow, once = memory(n, k, dim), OnlineClusters(n, dim, k, bank_dtype=torch.float16), memory(n, k, dim)
+        narrow.load_state_dict(whole.state_dict())
+        once.load_state_dict(narrow.state_dict())
+        n_split = [0, 0, 0]
+        for number, data in enumerate(batches(whole, batch, n // batch)):
+            for i, state in enumerate((whole, narrow, once)):
+                state.effective_min_cluster = min_cluster
+                n_split[i] += step(state, number, *data)
+        differ = [int((other.assignments != whole.assignments).sum()) for other in (narrow, once)]
+        print(
+            f"half: N={n:,} K={k:,} D={dim}, bank {whole.bank.nbytes / 2**20:.0f} and {narrow.bank.nbytes / 2**20:.0f} "
+            f"MiB; after an epoch with {n_split} splits {differ[0]} samples in another cluster, entries differ by "
+            f"{float((narrow.bank.float() - whole.bank).abs().max()):.1e} at most; rounded once: {differ[1]} samples"
+        )
+
+
 def flatness(n: int, k: int, dim: int, batch: int, steps: int) -> None:
     sizes = (n, 10 * n)
     states = [memory(samples, k, dim) for samples in sizes]
@@ -189,8 +237,15 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--flat-dim", type=int, default=64, help="D of the comparison of N with 10 N; 0 skips it")
+    parser.add_argument("--only", choices=["steps", "splits", "flat", "half"])
     options = parser.parse_args()
+    size = options.n, options.k, options.dim, options.batch
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    compare(options.n, options.k, options.dim, options.batch, options.steps)
-    if options.flat_dim:
+    if options.only in (None, "steps"):
+        compare(*size, options.steps)
+    if options.only in (None, "splits"):
+        many_splits(*size)
+    if options.only in (None, "flat") and options.flat_dim:
         flatness(options.n, options.k, options.flat_dim, options.batch, options.steps)
+    if options.only in (None, "half"):
+        half(options.n // 16, options.k // 16, options.dim, options.batch)

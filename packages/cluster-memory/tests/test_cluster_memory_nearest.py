@@ -9,7 +9,10 @@ import pytest
 import torch
 from cluster_memory import KMeans, _assign
 from cluster_memory._nearest import Nearest
+from cluster_memory._ranks import Ranks
+from cluster_memory._rows import Frame, Rows
 from cluster_memory._screen import Coarse, Screened
+from cluster_memory._sources import Source
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
@@ -103,6 +106,61 @@ def test_a_fit_by_screening_is_the_fit_by_float32(
     torch.testing.assert_close(result.centroids, plain.centroids)
     assert plain.rechecked == 0
     assert 0 < result.rechecked < 1
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 200),
+    st.integers(1, 60),
+    st.integers(1, 40),
+    st.sampled_from(["euclidean", "cosine"]),
+    st.sampled_from([None, torch.int8, torch.bfloat16]),
+    st.integers(0, 10**6),
+)
+def test_centroids_that_stay_are_not_compared_again(
+    kind: str, n: int, k: int, dim: int, metric: str, dtype: torch.dtype | None, seed: int
+) -> None:
+    """Passes after which a few, half, all or none of the centroids move, each against a pass over all."""
+    cosine = metric == "cosine"
+    x, c = example(kind, n, k, dim, cosine, seed)
+    g = torch.Generator().manual_seed(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_assign, "coarse_dtype", lambda: dtype)
+        patch.setattr(_assign, "is_worth_it", lambda k, dim: k > 3)  # some and all by different ways
+        rows = Rows(Source(x), 70, Ranks(None))
+        rows.check_finite()
+        frame = Frame(cosine, torch.zeros(dim), 1.0, is_identity=not cosine)
+        assigned = _assign.Assignment(rows, frame, Ranks(None))
+        for share in (0, 0.1, 0.3, 0, 0.5, 1, 0.2):
+            moves = torch.rand(len(c), generator=g) < share
+            away = c + 0.5 * torch.randn(c.shape, generator=g)
+            c = torch.where(moves[:, None], normalize(away) if cosine else away, c)
+            before = assigned.labels.clone()
+            changed, sums = assigned.update(c)
+            places = frame.enter(c)
+            check(frame.enter(x), places, cosine, assigned.distance, assigned.labels)
+            assert changed == (not torch.equal(assigned.labels, before))
+            expected = torch.zeros(c.shape, dtype=torch.float64)
+            expected.index_add_(0, assigned.labels, frame.enter(x).double())
+            torch.testing.assert_close(sums, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_passes_over_moved_centroids_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On separate clusters the iterations soon compare with a few centroids only."""
+    g = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(60, 8, generator=g)[torch.randint(0, 60, (3000,), generator=g)]
+    x += torch.randn(x.shape, generator=g)
+    n_scored = []
+    scores = Nearest.scores
+    monkeypatch.setattr(Nearest, "scores", lambda self, *a: n_scored.append(len(self.centroids)) or scores(self, *a))
+    fast = KMeans(60, n_iters=15).fit(x)
+    assert min(n_scored) < 30 < max(n_scored)
+    monkeypatch.setattr(_assign.Assignment, "_among_moved", lambda self, every, moved: self._among_all(every))
+    plain = KMeans(60, n_iters=15).fit(x)
+    assert torch.equal(fast.assignments, plain.assignments)
+    assert torch.equal(fast.centroids, plain.centroids)
+    assert fast.n_iter == plain.n_iter
 
 
 @settings(deadline=None)

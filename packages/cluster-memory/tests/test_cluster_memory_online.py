@@ -107,6 +107,7 @@ def check_consistent(memory: OnlineClusters) -> None:
     assert torch.equal(memory.counts, torch.bincount(memory.assignments, minlength=k))
     sums = torch.zeros_like(memory.sums).index_add_(0, memory.assignments, memory.bank.double())
     torch.testing.assert_close(memory.sums, sums, atol=1e-10, rtol=0)
+    memory._settle()
     for c in range(k):
         members, _, _ = memory._members_of(torch.tensor([c]))
         assert torch.equal(members, (memory.assignments == c).nonzero().flatten())

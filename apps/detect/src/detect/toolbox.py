@@ -18,7 +18,7 @@ from transfer_runs import BadInput, Job, Outcome, Weights, draw_objects, read_we
 from transfer_runs.mmengine import Schedule, apply_options, run_mmengine
 
 from detect.coco import title as coco_title
-from detect.data import open_data
+from detect.data import SMALL, open_data, shrink
 
 CONFIGS = Path(__file__).parent / "configs"
 CONFIG = {
@@ -28,16 +28,6 @@ CONFIG = {
 }
 VOC_SCHEDULE = Schedule(24_000, batch=16, warmup=100, milestones=(18_000, 22_000), evaluate_every=2_000)
 COCO_STEPS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # epochs, and those after which the learning rate falls
-# what 2 CPU cores manage in minutes, on drawn images
-SMALL: dict[str, Any] = {
-    "iterations": 400,
-    "batch": 4,
-    "scale": 0.08,
-    "samples": 64,
-    "proposals": 100,
-    "found": 20,
-    "channels": 64,
-}
 N_PICTURES = 6
 
 
@@ -45,8 +35,7 @@ def run(job: Job) -> Outcome:
     """Train and score. Raises BadInput, TrainingFailed, Interrupted."""
     options, small = job.options, job.options.data == "shapes"
     if small:
-        options.iterations = options.iterations or SMALL["iterations"]
-        options.batch, options.scale = options.batch or SMALL["batch"], options.scale or SMALL["scale"]
+        shrink(options)
     root, classes, lines = open_data(job)
     weights = read_weights(job, load_backbone, ResNet, architecture_of)
     job.progress.say(f"weights    {weights.what}\n           {weights.file or 'no file'}")

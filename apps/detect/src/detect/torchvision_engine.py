@@ -18,16 +18,13 @@ from transfer_runs import BadInput, Interrupted, Job, Outcome, draw_objects, rea
 from transfer_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
 from detect.coco import title
-from detect.data import open_data
+from detect.data import SMALL, open_data, shrink
 from detect.torchvision_data import CocoImages, Target, average_precision, entries
 from detect.torchvision_model import DIFFERENCES, build_detector
 
 BATCH, LR, MOMENTUM, WEIGHT_DECAY = 16, 0.02, 0.9, 1e-4
 WARMUP, WARMUP_START = 1000, 0.001  # iterations; share of the learning rate
 EPOCHS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # and those after which the learning rate falls tenfold
-# what 2 CPU cores manage in minutes, on drawn images
-SMALL: dict[str, Any] = {"iterations": 400, "batch": 4, "scale": 0.08}
-SMALL_MODEL = {"channels": 64, "samples": 64, "proposals": 200}
 N_PICTURES = 6
 
 
@@ -37,8 +34,7 @@ def run(job: Job) -> Outcome:
     if options.command != "coco" or options.model != "fpn":
         raise BadInput("--engine torchvision has coco with --model fpn only; for others take --engine mmdet")
     if drawn:
-        for name, value in SMALL.items():
-            setattr(options, name, getattr(options, name) or value)
+        shrink(options)
     with machine(job) as device:
         root, classes, lines = main_rank_first(job, lambda: open_data(job))
         weights = read_weights(job, load_backbone, ResNet, architecture_of)
@@ -53,7 +49,7 @@ def run(job: Job) -> Outcome:
         every = epochs * epoch if drawn else epoch  # a score of drawn images takes as long as many epochs of them
         plan = make_plan(job, iterations=epochs * epoch, batch=BATCH, lr=LR, every=every)
 
-        sizes = SMALL_MODEL if drawn else {}
+        sizes = {name: SMALL[name] for name in ("channels", "samples", "proposals")} if drawn else {}
         scale = options.scale or 1.0
         model: nn.Module = build_detector(weights.backbone, len(classes), seed=options.seed, scale=scale, **sizes)
         if job.world > 1 and device.type == "cuda":
@@ -72,7 +68,7 @@ def run(job: Job) -> Outcome:
         )
         changes = [*DIFFERENCES, *([f"image sizes x {scale:g}"] if scale != 1 else []), *plan.changes]
         if drawn:
-            changes.append(", ".join(f"{value} {name}" for name, value in SMALL_MODEL.items()))
+            changes.append(", ".join(f"{value} {name}" for name, value in sizes.items()))
         if job.world > 1 and device.type == "cpu":
             changes.append("batch norm of each process by itself, on CPUs")
         return Outcome(

@@ -18,7 +18,7 @@ from transfer_runs.mmengine import Schedule, apply_options, run_mmengine
 
 from segment import voc
 from segment.cityscapes import IMAGE, MASK
-from segment.data import open_data
+from segment.data import open_data, shrink
 
 # "mmseg::" in a config names a distribution that the maintained line renamed; the module can be found
 mmengine.config.utils.MODULE2PACKAGE["mmseg"] = "mmseg"
@@ -29,8 +29,6 @@ SCHEDULE = {
     "voc": Schedule(20_000, batch=16, evaluate_every=2_000),
     "cityscapes": Schedule(40_000, batch=8, evaluate_every=4_000),
 }
-# what 2 CPU cores manage in minutes, on drawn images
-SMALL: dict[str, Any] = {"iterations": 400, "batch": 8, "scale": {"voc": 0.25, "cityscapes": 0.125}}
 N_PICTURES = 6
 
 
@@ -38,8 +36,7 @@ def run(job: Job) -> Outcome:
     """Train and score. Raises BadInput, TrainingFailed, Interrupted."""
     options, drawn = job.options, job.options.data == "shapes"
     if drawn:
-        options.iterations, options.batch = options.iterations or SMALL["iterations"], options.batch or SMALL["batch"]
-        options.scale = options.scale or SMALL["scale"][options.command]
+        shrink(options)
     root, classes, lines = open_data(job)
     weights = read_weights(job, load_backbone, ResNet, architecture_of)
     job.progress.say(f"weights    {weights.what}\n           {weights.file or 'no file'}")

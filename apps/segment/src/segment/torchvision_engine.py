@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,7 @@ from transfer_runs import BadInput, Interrupted, Job, Outcome, draw_map, read_we
 from transfer_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
 from segment import cityscapes, voc
-from segment.data import open_data
+from segment.data import open_data, shrink
 from segment.torchvision_data import IGNORE, Maps, Sizes
 from segment.torchvision_model import FCN, fcn_loss, predict
 
@@ -40,9 +39,6 @@ DIFFERENCES = (
     "the published heads in plain torch, not torchvision's FCNHead, which has one convolution",
     "images resized and distorted as floats, not rounded to 8 bits after each step",
 )
-# what 2 CPU cores manage in minutes, on drawn images
-SMALL: dict[str, Any] = {"iterations": 400, "batch": 8}
-SMALL_SCALE = {"voc": 0.25, "cityscapes": 0.125}
 IOU = "IoU of "
 N_PICTURES = 6
 
@@ -51,8 +47,7 @@ def run(job: Job) -> Outcome:
     """Train and score. Raises BadInput, TrainingFailed, Interrupted."""
     options, drawn = job.options, job.options.data == "shapes"
     if drawn:
-        for name, value in (SMALL | {"scale": SMALL_SCALE[options.command]}).items():
-            setattr(options, name, getattr(options, name) or value)
+        shrink(options)
     published, scale = PUBLISHED[options.command], options.scale or 1.0
     with machine(job) as device:
         root, classes, lines = main_rank_first(job, lambda: open_data(job))

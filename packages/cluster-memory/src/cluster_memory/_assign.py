@@ -1,15 +1,19 @@
 """The assignment step: every row to its nearest centroid, by the fastest exact way on its device."""
 
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cluster_memory._nearest import Nearest
+from cluster_memory._nearest import Columns, Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
-from cluster_memory._screen import Screened, coarse_dtype, is_worth_it
+from cluster_memory._screen import Coarse, Screened, coarse_dtype, is_worth_it
+
+# Up to so many numbers, rows in memory are copied into the layout that the float32 product takes fastest.
+_FEW = 2**24
 
 
 def nearest_of(centroids: Tensor, cosine: bool) -> Nearest | Screened:
@@ -34,35 +38,82 @@ def block_rows(k: int, dim: int, device: torch.device, scratch: int) -> int:
 
 
 class Assignment:
-    """Labels (N,) int64 and distances (N,) float32 of this rank's rows under the last centroids seen."""
+    """Labels (N,) int64 and distances (N,) float32 of this rank's rows under the last centroids seen.
+
+    Where most centroids stayed as they were, to the bit, rows are only compared with those that moved: an unmoved
+    centroid is no nearer than the last distance was. A row compares all again if its own centroid moved and no moved
+    one is nearer than that. Exact, without bounds."""
 
     def __init__(self, rows: Rows, frame: Frame, ranks: Ranks) -> None:
         self._rows, self._frame, self._ranks = rows, frame, ranks
         self.labels = torch.full((rows.n,), -1, device=rows.device)
         self.distance = torch.empty(rows.n, device=rows.device)
+        self._last: Tensor | None = None  # centroids, in the frame
         self._facts: dict[int, Any] = {}  # by first row; kept where the rows themselves are in memory
         self._seen = torch.zeros(2, dtype=torch.int64)
 
-    def update(self, centroids: Tensor) -> tuple[bool, Tensor]:
+    def update(self, centroids: Tensor, wants_sums: bool = True) -> tuple[bool, Tensor]:
         """Assign all rows to centroids (K, D); return whether any label changed, and the sums (K, D) float64."""
-        nearest = nearest_of(self._frame.enter(centroids), self._frame.cosine)
-        sums = LabelSums(centroids)
+        places = self._frame.enter(centroids)
+        every = nearest_of(places, self._frame.cosine)
+        moved = None if self._last is None else (places != self._last).any(1)
+        self._last = places
+        sums = LabelSums(places)
         changed = False
-        for part, block in self._rows:
-            entered, labels = self._frame.enter(block), self.labels[part]
-            facts = self._facts.get(part.start)
-            if facts is None:
-                facts = nearest.facts(entered)
-            if self._rows.in_memory:
-                self._facts[part.start] = facts
-            self.distance[part], index = nearest(entered, facts)
-            changed = changed or not torch.equal(labels, index)
-            self.labels[part] = index
-            sums.add(index, entered)
-        if isinstance(nearest, Screened):
-            self._seen += torch.tensor([nearest.n_rechecked, nearest.n_seen])
+        if moved is None or 2 * int(moved.sum()) > len(places):
+            found = self._among_all(every)
+        else:
+            found = self._among_moved(every, moved)
+        for part, entered, distance, index in found:
+            changed = changed or not torch.equal(self.labels[part], index)
+            self.distance[part], self.labels[part] = distance, index
+            if wants_sums:
+                sums.add(index, entered)
         anywhere = self._ranks.sum(torch.tensor(int(changed), device=self._rows.device))
         return bool(anywhere), self._ranks.sum(sums.total())
+
+    def _among_all(self, nearest: Nearest | Screened) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """(rows, float32 rows (B, D) in the frame, distance (B,), index (B,)) of each block."""
+        few = self._rows.n * self._rows.dim <= _FEW
+        for part, block in self._rows:
+            entered = self._frame.enter(block)
+            facts: Any = self._facts.get(part.start)
+            if facts is None:
+                facts = nearest.facts(entered)
+                if self._rows.in_memory and (few or not isinstance(facts, Columns)):
+                    facts = facts.copied() if isinstance(facts, Columns) else facts
+                    self._facts[part.start] = facts
+            yield part, entered, *nearest(entered, facts)
+        self._count(nearest)
+
+    def _among_moved(
+        self, every: Nearest | Screened, is_moved: Tensor
+    ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """The same, where all centroids but those of is_moved (K,) are as they were."""
+        moved = is_moved.nonzero().flatten()
+        some = nearest_of(every.centroids[moved], self._frame.cosine) if len(moved) else None
+        for part, block in self._rows:
+            entered, last, label = self._frame.enter(block), self.distance[part], self.labels[part]
+            if some is None:
+                yield part, entered, last, label
+                continue
+            facts: Any = self._facts.get(part.start)
+            if isinstance(facts, Coarse) and not isinstance(some, Screened):
+                facts = Columns(entered.T, facts.squares)
+            distance, which = some(entered, facts)
+            index = moved[which]
+            again = (is_moved[label] & (distance >= last)).nonzero().flatten()
+            stays = (distance > last) | ((distance == last) & (index > label))
+            distance, index = torch.where(stays, last, distance), torch.where(stays, label, index)
+            if len(again):
+                distance[again], index[again] = every(entered[again])
+            yield part, entered, distance, index
+        self._count(every)
+        self._count(some)
+
+    def _count(self, nearest: Nearest | Screened | None) -> None:
+        if isinstance(nearest, Screened):
+            self._seen += torch.tensor([nearest.n_rechecked, nearest.n_seen])
 
     def counts(self, k: int) -> Tensor:
         """Members (K,) int64 of each cluster over all ranks."""

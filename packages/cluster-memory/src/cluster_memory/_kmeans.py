@@ -12,7 +12,7 @@ from cluster_memory._assign import add_rows as add_rows  # _online imports it fr
 from cluster_memory._faiss import iterate
 from cluster_memory._kmeans_init import plus_plus_rows, random_rows
 from cluster_memory._kmeans_repair import fill_clusters, split_clusters
-from cluster_memory._nearest import Nearest
+from cluster_memory._nearest import Columns, Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
 from cluster_memory._sources import Matrix, Source
@@ -56,7 +56,8 @@ class KMeans:
     process on the concatenated rows up to the order of float additions: the same rows are drawn, sums are float64, ties
     may fall otherwise. Repeatable on one kind of device.
     Memory besides x: 12 N bytes; N (D + 12) more for rows in memory on a CPU with int8 products, twice that with
-    bfloat16 ones; 16 to 64 MiB of scratch (1 GiB on a GPU), 28 K D bytes; never N x K."""
+    bfloat16 ones; without either, a float32 copy of x where that is below 64 MiB; 16 to 64 MiB of scratch (1 GiB on a
+    GPU), 28 K D bytes; never N x K."""
 
     def __init__(
         self,
@@ -122,8 +123,8 @@ class KMeans:
         distances = torch.empty(rows.n, self.k, device=rows.device)
         every = Nearest(places, frame.cosine)
         for part, block in rows:
-            entered = frame.enter(block)
-            distances[part] = every.distance(every.facts(entered), every.scores(entered)).T
+            columns = Columns.of(frame.enter(block))
+            distances[part] = every.distance(columns.squares, every.scores(columns)).T
         return distances if frame.cosine else distances.sqrt_().div_(frame.scale)
 
     def _after_fit(self, x: Matrix) -> tuple[Rows, Frame, Tensor]:
@@ -145,7 +146,7 @@ class KMeans:
 
     def _first(self, rows: Rows, frame: Frame, ranks: Ranks, generator: torch.Generator) -> Tensor:
         if isinstance(self.init, Tensor):
-            return self.init.to(rows.device, torch.float32, copy=True)
+            return self.init.detach().to(rows.device, torch.float32, copy=True)
         if self.init == "random":
             chosen = rows.take(random_rows(rows, self.k, generator))
         else:
@@ -182,7 +183,7 @@ class KMeans:
             centroids = frame.leave(means)
             n_iter += 1
         else:
-            assigned.update(centroids)
+            assigned.update(centroids, wants_sums=False)
         if self.empty == "split" and not assigned.counts(self.k).all():
             assigned.distance, n_moved = fill_clusters(centroids, assigned.labels, rows, frame, ranks)
             n_repaired += n_moved

@@ -29,11 +29,12 @@ class OnlineClusters(Samples):
 
     group: ranks whose batches are put together; each holds the whole memory and does the same work, so any of them can
     write the checkpoint and any number of ranks can go on from it. With sharded=True each rank holds `bank` and
-    `assignments` of the samples in `owned` only, the rank-th ceil(N / W) of them; results are the same. Then
-    `initialise` takes, on every rank, what that rank owns; `assignments_of` looks clusters up; every method is a
-    collective but `update_centroids` and `loss_weights`. Traffic beside the batch: `update` all-reduces its B rows and
-    clusters, and each split gathers the rows of one cluster. `state_dict` is a collective too, and global: rank 0 of
-    the group gets all rows in main memory, the others none; every rank loads rank 0's, whatever their number.
+    `assignments` of the samples in `owned` only, the rank-th ceil(N / W) of them; from equal states results are equal
+    to the bit (`initialise` adds its sums in another order). Then `initialise` takes, on every rank, what that rank
+    owns; `assignments_of` looks clusters up; every method is a collective but `update_centroids` and `loss_weights`.
+    Traffic beside the batch: `update` all-reduces its B rows and clusters, and each split collects the rows of one
+    cluster. `state_dict` is a collective too, and global: rank 0 of the group gets all rows in main memory, the others
+    none; every rank loads rank 0's, whatever their number.
 
     Buffers are the whole state: `bank` (N, D) unit rows, `assignments` (N,) int64 (-100 before `initialise`),
     `centroids` (K, D) float32, `sums` (K, D) float64, `counts` (K,) int64, `step` int64. They take
@@ -42,8 +43,9 @@ class OnlineClusters(Samples):
     Drift: after U updates a sum is off by at most 2 U 2^-53 max|sum| (10^9 updates of clusters of 1000: 2e-4 of one
     row); rows have 24 bits, so in practice most additions are exact. A split computes its two sums afresh.
 
-    On a GPU with group=None the host waits twice in a step that splits nothing, for the check of the batch and for
-    whether a cluster is small, and a few times more in every 64th, which brings the member lists up to date."""
+    On a GPU, with group=None and a batch that is there, the host waits twice in a step that splits nothing: for the
+    check of the batch, and for whether a cluster is small; every 64th step brings the member lists up to date, and
+    waits a few times more. With a group it also waits for the lengths of the batches."""
 
     centroids: Tensor
     sums: Tensor
@@ -178,6 +180,7 @@ class OnlineClusters(Samples):
         small = is_small.nonzero().flatten()
         if not len(small):
             return 0
+        self._settle()
         samples, old, rows = self._members_of(small)
         new = self._nearest(rows, is_small)
         add_rows(self.sums, new, rows.double())
@@ -206,14 +209,21 @@ class OnlineClusters(Samples):
 
     def _split_into(self, empty: Tensor) -> None:
         """Fill each empty cluster (ascending) with one side of the largest cluster of the moment."""
+        self._settle()
+        cut: dict[int, Tensor] = {}  # samples of the clusters cut so far; their lists follow later, all at once
+        step = int(self.step)
         for target in empty.tolist():
-            largest = self.counts.argmax()
-            samples, old, rows = self._members_of(largest[None])
-            side = cut_in_two(rows, self.seed, int(self.step), target)
-            pair = torch.stack([largest, largest.new_tensor(target)])
-            moved, old, new = samples[side], old[side], pair[1].expand(int(side.sum()))
-            self._count(old, new, torch.ones_like(new))
-            self._relabel(moved, old, new)
+            largest = int(self.counts.argmax())
+            if largest in cut:
+                samples, rows = cut[largest], self._rows(cut[largest])
+            else:
+                samples, _, rows = self._members_of(empty.new_tensor([largest]))
+            side = cut_in_two(rows, self.seed, step, target)
+            cut[largest], cut[target] = samples[~side], samples[side]
+            moved = cut[target]
+            self._relabel(moved, torch.full_like(moved, largest), torch.full_like(moved, target))
+            pair = empty.new_tensor([largest, target])
+            self.counts[pair] = empty.new_tensor([len(cut[largest]), len(moved)])
             self.sums[pair] = torch.stack(
                 [rows[~side].sum(0, dtype=torch.float64), rows[side].sum(0, dtype=torch.float64)]
             )
@@ -230,7 +240,8 @@ class OnlineClusters(Samples):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._ready = int(self.counts.sum()) == self.n_samples
+        *_, errors = args
+        self._ready = not errors and int(self.counts.sum()) == self.n_samples
         if self._ready:
             self._rebuild_members()
             given = state_dict.get(prefix + "bank")

@@ -35,7 +35,7 @@ class Samples(nn.Module):
         self.register_buffer("bank", torch.zeros(len(self.owned), dim, dtype=dtype))
         self.register_buffer("assignments", torch.full((len(self.owned),), -100))
         self._members = Members(len(self.owned), k)
-        # (places, cluster in whose list each still is), oldest first: brought into the lists when these are read
+        # (places, cluster in whose list each still is), oldest first: brought into the lists by `_settle`
         self._moves: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
@@ -63,14 +63,14 @@ class Samples(nn.Module):
         return self._ranks.sum(found)  # one rank's row and zeros: exact in any dtype
 
     def _members_of(self, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(samples, their cluster, rows (M, D) float32) of ascending `clusters`; samples ascend inside each."""
-        self._settle()
+        """(samples, their cluster, rows (M, D) float32) of ascending `clusters`, as of the last `_settle`; samples
+        ascend inside each."""
         places, which = self._members.members(clusters)
         samples, rows = places + self.owned.start, self.bank[places]
         if self._sharded:
-            samples, which, rows = (self._ranks.concatenate(part) for part in (samples, which, rows))
-            order = (which * self.n_samples + samples).argsort()
-            samples, which, rows = samples[order], which[order], rows[order]
+            pairs, rows = self._ranks.concatenate(torch.stack([samples, which], 1)), self._ranks.concatenate(rows)
+            order = (pairs[:, 1] * self.n_samples + pairs[:, 0]).argsort()
+            (samples, which), rows = pairs[order].unbind(1), rows[order]
         return samples, which, rows.float()
 
     def _write(self, samples: Tensor, rows: Tensor) -> None:
@@ -82,7 +82,7 @@ class Samples(nn.Module):
         """Equal clusters where a sample occurs more than once."""
         here, places = self._places(samples)
         self.assignments[places] = new[here]
-        self._moves.append((places, old[here]))
+        self._moves.append((places.clone(), old[here]))  # the caller may use his tensor again
         if len(self._moves) >= _PENDING:
             self._settle()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cluster_memory._nearest import Nearest, first_argmin
+from cluster_memory._nearest import Columns, Nearest
 
 # Centroids of a group are bounded together. Groups come in multiples of what torch reduces at a time.
 _MEMBERS, _GROUPS = 16, 64
@@ -41,6 +41,10 @@ class Coarse:
     norms: Tensor  # (B,) float32, of the rows themselves
     lost: Tensor  # (B,) float32, norm of rows - values * scale
 
+    @property
+    def squares(self) -> Tensor:
+        return self.norms.square()
+
     @classmethod
     def of(cls, rows: Tensor, dtype: torch.dtype) -> "Coarse":
         if dtype == torch.int8:
@@ -67,6 +71,7 @@ class Screened:
 
     def __init__(self, centroids: Tensor, cosine: bool, dtype: torch.dtype) -> None:
         k, dim = centroids.shape
+        self.centroids = centroids
         self.exact, self.cosine, self.dtype = Nearest(centroids, cosine), cosine, dtype
         self.n_seen = self.n_rechecked = 0
         n_groups = -(-k // (_MEMBERS * _GROUPS)) * _GROUPS
@@ -93,7 +98,7 @@ class Screened:
         return Coarse.of(rows, self.dtype)
 
     def __call__(self, rows: Tensor, coarse: Coarse | None = None) -> tuple[Tensor, Tensor]:
-        """(distance (B,) float32 >= 0, index (B,) int64) of rows (B, D); `coarse`: the facts of these rows, if known."""
+        """(distance (B,) float32 >= 0, index (B,) int64) of rows (B, D); `coarse`: their facts, if known."""
         coarse = coarse or self.facts(rows)
         limits = self._upper_limits(coarse)
         likely = limits.max(1).indices
@@ -106,7 +111,7 @@ class Screened:
         self.n_rechecked += len(unsure)
         group, place = (limits[unsure] >= top[unsure, None]).T.nonzero().unbind(1)
         if len(place) > _TOO_MANY * len(unsure) * len(self._columns):
-            least, index[unsure] = first_argmin(self.exact.scores(rows[unsure]), dim=0)
+            least, index[unsure] = self.exact.best(Columns.of(rows[unsure]))
             top[unsure] = -least if self.cosine else -least / 2
         elif len(place):
             row = unsure[place]
@@ -116,7 +121,7 @@ class Screened:
             index.masked_fill_(before < top, self._members.numel())
             at_top = best == top[row]
             index.scatter_reduce_(0, row[at_top], which[at_top], "amin")  # of equal scores the lower index
-        return self.exact.distance(coarse.norms.square(), -top if self.cosine else -2 * top), index
+        return self.exact.distance(coarse.squares, -top if self.cosine else -2 * top), index
 
     def _in_groups(self, rows: Tensor, row: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
         """Largest float32 score (P,) and its first centroid (P,) for P pairs of a row and a group, ordered by group."""

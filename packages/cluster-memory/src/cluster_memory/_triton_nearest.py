@@ -59,6 +59,10 @@ def nearest(
 class TritonNearest(Nearest):
     """The same as `Nearest`, for rows on a GPU."""
 
-    def __call__(self, rows: Tensor, squares: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def facts(self, rows: Tensor) -> Tensor:
+        """Squared norms (B,)."""
+        return torch.linalg.vector_norm(rows, dim=1).square_()
+
+    def __call__(self, rows: Tensor, facts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         best, index = nearest(rows.contiguous(), self.centroids, self.bias, -1.0 if self.cosine else -2.0)
-        return self.distance(self.facts(rows) if squares is None else squares, best), index
+        return self.distance(self.facts(rows) if facts is None else facts, best), index

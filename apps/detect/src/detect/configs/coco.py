@@ -11,7 +11,7 @@ train_pipeline = [
     dict(type="PackDetInputs"),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_evaluator = dict(type="CocoMetric", metric=["bbox", "segm"], classwise=True)
+val_evaluator = dict(type="CocoMetric", metric=["bbox", "segm"])
 val_cfg = dict(type="ValLoop")
 
 optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4))
