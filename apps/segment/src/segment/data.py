@@ -13,13 +13,13 @@ from transfer_runs import Job
 from segment import cityscapes, voc
 
 # what 2 CPU cores manage in minutes, on drawn images
-SMALL: dict[str, Any] = {"iterations": 800, "batch": 8, "scale": {"voc": 0.125, "cityscapes": 0.0625}}
+SMALL: dict[str, Any] = {"iterations": 1000, "scale": {"voc": 0.125, "cityscapes": 0.0625}}
 DRAWN = {"n_train": 600, "n_val": 60, "size": 64}
 
 
 def shrink(options: argparse.Namespace) -> None:
     """For drawn images, the small size of what the user left open."""
-    options.iterations, options.batch = options.iterations or SMALL["iterations"], options.batch or SMALL["batch"]
+    options.iterations = options.iterations or SMALL["iterations"]
     options.scale = options.scale or SMALL["scale"][options.command]
 
 

@@ -1,8 +1,8 @@
 """The nearest centroid on a GPU in one kernel: distances and the running arg min, never N x K. Needs triton."""
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from cluster_memory._nearest import Nearest

@@ -7,7 +7,7 @@ A potential epsilon log u is two float32, high + low, and the rounding of scores
 that exponents are right to float32's last bits though they are differences of numbers 1000 times larger.
 """
 
-# mypy: disable-error-code="no-untyped-def,import-untyped,import-not-found"
+# mypy: disable-error-code="no-untyped-def"
 import triton
 import triton.language as tl
 

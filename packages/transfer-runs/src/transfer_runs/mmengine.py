@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -134,6 +135,8 @@ def run_mmengine(
         config.train_cfg.fast_forward_on_resume = True
         job.folder.keep_metrics(step)
     watch = _Watch(job, to_columns, on_start)
+    if job.world > 1 and config.env_cfg.dist_cfg.backend == "gloo":
+        dist.init_process_group("gloo")  # MMEngine's own would ask for a GPU
     with _log(job.folder.path / "log.txt", job.rank) as log:
         runner = _Runner.from_cfg_with_log(config, log)
         runner.register_hook(watch, priority="LOWEST")
@@ -144,6 +147,8 @@ def run_mmengine(
     if job.rank == 0:
         state = {"meta": {"dataset_meta": runner.val_dataloader.dataset.metainfo}, "state_dict": _weights(runner)}
         torch.save(state, job.folder.path / "model.pth")
+    if dist.is_initialized():
+        dist.destroy_process_group()  # all ranks are done with each other
     if watch.last is None:
         raise BadInput(f"{job.folder.path}: the last checkpoint is the end of training; score it with the toolbox")
     return Trained(runner, watch.last, watch.untrained)
