@@ -35,7 +35,7 @@ SIZES = {  # N, D, K, updates
     "small": (10_000, 64, 100, 10),
     "cifar": (50_000, 128, 1_000, 10),
     "reference": (100_000, 256, 2_000, 10),
-    "imagenet": (1_281_167, 128, 3_000, 2),
+    "imagenet": (1_281_167, 128, 3_000, 10),
 }
 Side = Callable[[Tensor, Tensor, int], Tensor]
 
