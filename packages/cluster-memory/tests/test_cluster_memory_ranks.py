@@ -81,6 +81,7 @@ def test_three_uneven_ranks_equal_one(tmp_path: Path) -> None:
             assert (part["n_iter"], part["n_repaired"]) == (one["n_iter"], one["n_repaired"])
 
 
+@pytest.mark.slow  # three ranks are tested daily
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
