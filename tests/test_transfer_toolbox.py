@@ -314,7 +314,16 @@ def unpack(name: str, folder: Path) -> Path:
 REAL = ["--scale", "0.15", *FAST]
 
 
-def test_real_voc_detection(place: Path, weights: Callable[..., str]) -> None:
+@pytest.fixture
+def few_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand regions an image take minutes on two cores."""
+    scale = detect.toolbox.scale_images
+    monkeypatch.setattr(
+        detect.toolbox, "scale_images", lambda config, by: scale(config, by) + detect.toolbox.make_small(config)
+    )
+
+
+def test_real_voc_detection(place: Path, weights: Callable[..., str], few_regions: None) -> None:
     """The bits are of 2012 alone; a 2007 folder in the same layout takes their own split."""
     root = unpack("voc", place / "bits") / "VOCdevkit"
     year = root / "VOC2012"
@@ -322,13 +331,15 @@ def test_real_voc_detection(place: Path, weights: Callable[..., str]) -> None:
     lists = year / "ImageSets" / "Main"
     (lists / "trainval.txt").write_text((lists / "train.txt").read_text())
     (lists / "test.txt").write_text((lists / "val.txt").read_text())
-    assert detect.cli.main(["voc", "--data", "bits", "--weights", weights(), "--out", "run", *REAL]) == 0
+    assert detect.cli.main(["voc", "--data", "bits", "--weights", weights(stem="imagenet"), "--out", "run", *REAL]) == 0
     assert json.loads(Path("run/results.json").read_text())["data"].startswith("VOC2007 trainval: 62 images")
 
 
-def test_real_coco(place: Path, weights: Callable[..., str]) -> None:
+def test_real_coco(place: Path, weights: Callable[..., str], few_regions: None) -> None:
     unpack("coco", place / "bits")
-    assert detect.cli.main(["coco", "--data", "bits", "--weights", weights(), "--out", "run", *REAL]) == 0
+    assert (
+        detect.cli.main(["coco", "--data", "bits", "--weights", weights(stem="imagenet"), "--out", "run", *REAL]) == 0
+    )
     results = json.loads(Path("run/results.json").read_text())
     assert results["data"].startswith("train2017: 50 images, 470 objects of 49 categories")
 
@@ -341,7 +352,9 @@ def test_real_voc_segmentation(place: Path, weights: Callable[..., str]) -> None
     train = (lists / "train.txt").read_text().splitlines()
     (lists / "train.txt").write_text("\n".join(train[:40]))
     (lists / "trainaug.txt").write_text("\n".join(train))
-    assert segment.cli.main(["voc", "--data", "bits", "--weights", weights(), "--out", "run", *REAL]) == 0
+    assert (
+        segment.cli.main(["voc", "--data", "bits", "--weights", weights(stem="imagenet"), "--out", "run", *REAL]) == 0
+    )
 
 
 def test_real_cityscapes(place: Path, weights: Callable[..., str]) -> None:
