@@ -167,6 +167,16 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert trained.untrained["mean"] == lines(job)[0]["mean"]
 
 
+def test_a_run_cut_off_before_its_last_score_is_scored(tmp_path: Path) -> None:
+    config, job = make(tmp_path / "run")
+    job.stop = StopAt(40)  # type: ignore[assignment]
+    with pytest.raises(Interrupted, match="iteration 40"):
+        run_mmengine(config, job, columns)
+    config, job = make(tmp_path / "run", resumed=True)
+    trained = run_mmengine(config, job, columns)
+    assert lines(job)[-1] == {"step": 40, "mean": trained.metrics["mean"]}
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_one_with_code_refused(tmp_path: Path) -> None:
     config, job = make(tmp_path / "run")
     job.stop = StopAt(23)  # type: ignore[assignment]

@@ -75,7 +75,7 @@ def apply_options(config: Config, job: Job, schedule: Schedule) -> list[str]:
         loader.num_workers, loader.persistent_workers = workers, workers > 0
     config.train_dataloader.batch_size = batch // job.world
     config.train_dataloader.sampler = dict(type="InfiniteSampler", shuffle=True, seed=options.seed)
-    config.test_dataloader, config.test_evaluator, config.test_cfg = config.val_dataloader, config.val_evaluator, None
+    config.test_dataloader, config.test_evaluator = config.val_dataloader, config.val_evaluator
     config.test_cfg = dict(type="TestLoop")
 
     cuda = use_cuda(options.device)
@@ -126,14 +126,16 @@ def run_mmengine(
     (after a checkpoint) if told to stop, BadInput if there is nothing to resume."""
     if not use_cuda(job.options.device) and torch.cuda.is_available():
         raise BadInput("--device cpu on a machine with a GPU: hide it instead, with CUDA_VISIBLE_DEVICES=-1")
-    config.dump(job.folder.path / "config.py")
+    if job.rank == 0:
+        config.dump(job.folder.path / "config.py")
     if job.resumed:
         checkpoint, step = _newest(Path(config.work_dir), job)
         config.load_from, config.resume = str(checkpoint), True
         # other images than those of the first steps, without loading all images that were seen
         config.train_dataloader.sampler.seed = job.options.seed + step
         config.train_cfg.fast_forward_on_resume = True
-        job.folder.keep_metrics(step)
+        if job.rank == 0:
+            job.folder.keep_metrics(step)
     watch = _Watch(job, to_columns, on_start)
     if job.world > 1 and config.env_cfg.dist_cfg.backend == "gloo":
         dist.init_process_group("gloo")  # MMEngine's own would ask for a GPU
@@ -142,6 +144,8 @@ def run_mmengine(
         runner.register_hook(watch, priority="LOWEST")
         try:
             runner.train()
+            if watch.last is None:  # cut off between the last step and its score
+                runner.val_loop.run()
         except BadInput as error:
             raise from_worker(error) from None
     if job.rank == 0:
@@ -149,8 +153,7 @@ def run_mmengine(
         torch.save(state, job.folder.path / "model.pth")
     if dist.is_initialized():
         dist.destroy_process_group()  # all ranks are done with each other
-    if watch.last is None:
-        raise BadInput(f"{job.folder.path}: the last checkpoint is the end of training; score it with the toolbox")
+    assert watch.last is not None
     return Trained(runner, watch.last, watch.untrained)
 
 
