@@ -201,7 +201,7 @@ def cosine_lr(start: float, base: float, final: float, steps_per_epoch: int, war
 def case(name: str, n_images: int, *, zero: str = "", **settings: Any) -> Method:
     """A method with a thin ResNet-18 of hashed numbers, its network in float64; its memories stay float32."""
     values = {"method": name, "arch": "resnet18", "width": 0.125} | settings
-    method = build_method(METHODS[name](**values), n_images, None, sync_bn=False)
+    method = build_method(METHODS[name](**values), n_images, None, sync_bn=False, cuda=False)
     with torch.no_grad():
         for seed, (key, p) in enumerate(method.named_parameters()):
             u = numbers(seed, *p.shape)

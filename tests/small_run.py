@@ -1,6 +1,13 @@
 """Runs of seconds on one core: 120 images, a thin network, two epochs of four steps."""
 
+from __future__ import annotations
+
+import json
 from pathlib import Path
+from typing import Any
+
+import torch
+from pretrain.cli import main
 
 ROOT = Path(__file__).parents[1]
 COMMON = [
@@ -19,3 +26,29 @@ SMALL_RUNS = {
     "deepcluster_v2": SMALL_DEEPCLUSTER_V2,
     "swav": SMALL_SWAV,
 }
+
+
+def run(out: Path, *more: str, command: tuple[str, ...] = ("odc", *SMALL)) -> list[dict[str, Any]]:
+    assert main([*command, "--out", str(out), "--quiet", *more]) == 0
+    return lines(out)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What must repeat: all but how long things took."""
+    timed = ("images_per_s", "wall_s", "time_")
+    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in metrics]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(out / "checkpoint.pt", weights_only=True)["method"]
+    return state
+
+
+def same_weights(a: Path, b: Path) -> None:
+    assert weights(a).keys() == weights(b).keys()
+    for name, value in weights(a).items():
+        torch.testing.assert_close(weights(b)[name], value, rtol=0, atol=0, equal_nan=True, msg=name)

@@ -63,7 +63,7 @@ def built(name: str, **more: Any) -> Method:
         **SMALL[name],
         **more,
     }
-    return build_method(METHODS[name](**values), N, None, sync_bn=False)
+    return build_method(METHODS[name](**values), N, None, sync_bn=False, cuda=False)
 
 
 def started(name: str, **more: Any) -> tuple[Method, FakeRun]:

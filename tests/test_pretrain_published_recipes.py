@@ -118,7 +118,7 @@ def test_one_step_at_true_shapes(name: str) -> None:
     """ResNet-50, K and crops of the recipe, two images; labels and centroids are random, as clustering them is not
     what is tested."""
     settings = recipe(name)
-    method = build_method(settings, 20_000, None, sync_bn=False).train()
+    method = build_method(settings, 20_000, None, sync_bn=False, cuda=False).train()
     generator = torch.Generator().manual_seed(0)
     for buffer in ("labels", "memory.assignments", "centroids"):
         state = method.state_dict()

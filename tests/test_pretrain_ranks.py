@@ -1,60 +1,179 @@
-"""Two processes under torchrun: one run folder, one memory, and a checkpoint that one process can take up."""
+"""Several processes under torchrun are one run: the losses of one process, one folder, one memory, one checkpoint."""
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from pretrain.cli import main
-from small_run import ROOT, SMALL, SMALL_RUNS
+from small_run import ROOT, SMALL, SMALL_RUNS, lines, weights
+
+STEPS = 20
+EQUAL_RUN = {  # batches that no number of ranks divides; dropout is drawn by rank, so it is off
+    method: [
+        *(*options, "--batch", "31", "--epochs", "7", "--max-steps", str(STEPS), "--knn-every", "0"),
+        # a small step: the networks of these tests double a difference of 1e-7 with every large one
+        *("--lr", "3e-6"),
+        *(["--neck-dropout", "0"] if method == "odc" else []),
+        *(["--queue", "62"] if method == "swav" else []),
+    ]
+    for method, options in SMALL_RUNS.items()
+}
 
 
-def test_two_ranks_make_one_run(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(ROOT / "apps" / "pretrain"), "odc", *SMALL, "--out", str(out), "--max-steps", "5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+def torchrun(n: int, *arguments: str, options: tuple[str, ...] = ("--standalone",)) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", *options, "--nproc-per-node", str(n)]
+    return [*launch, str(ROOT / "apps" / "pretrain"), *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def ranks(n: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(torchrun(n, *arguments), env=environment(), capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.parametrize(
+    ("method", "n"),
+    [*((method, 2) for method in EQUAL_RUN), *(pytest.param(m, 3, marks=pytest.mark.slow) for m in EQUAL_RUN)],
+)
+def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> None:
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert main([method, *EQUAL_RUN[method], "--quiet", "--out", str(one)]) == 0
+    done = ranks(n, method, *EQUAL_RUN[method], "--out", str(many))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("backbone ") == 1  # only the first rank speaks
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in metrics if "loss" in line] == [1, 2, 3, 4, 5]
+    for name in ("loss", "gradient_norm"):
+        a, b = (torch.tensor([line[name] for line in lines(out) if "loss" in line]) for out in (one, many))
+        assert len(a) == STEPS
+        torch.testing.assert_close(b, a, rtol=1e-4 if name == "gradient_norm" else 0, atol=1e-5, msg=name)
+    for name, value in weights(one).items():
+        if not value.is_floating_point():  # assignments, labels, counters
+            assert torch.equal(weights(many)[name], value), name
 
-    memory = torch.load(out / "checkpoint.pt", weights_only=True)["method"]
-    assert torch.equal(torch.bincount(memory["memory.assignments"], minlength=6), memory["memory.counts"])
-    assert main(["resume", str(out), "--quiet", "--max-steps", "1000"]) == 0
-    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 8
-
-
-@pytest.mark.parametrize("method", ["deepcluster", "deepcluster_v2", "swav"])
-def test_every_method_runs_on_two_ranks(method: str, tmp_path: Path) -> None:
-    """To the middle of the second epoch, clustering included; one process then ends it."""
-    out = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(ROOT / "apps" / "pretrain"), method, *SMALL_RUNS[method], "--out", str(out)]
-    done = subprocess.run(
-        [*command, "--max-steps", "6", "--knn-every", "0"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert main(["resume", str(out), "--quiet", "--max-steps", "1000"]) == 0
-    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 8
+    # another number of ranks goes on from the same state, and writes it as it read it
+    before = weights(many)
+    if n == 2:
+        assert main(["resume", str(many), "--quiet"]) == 0
+    else:
+        assert ranks(2, "resume", str(many)).returncode == 0
+    for name, value in weights(many).items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused(tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(ROOT / "apps" / "pretrain"), "odc", *SMALL, "--batch", "31", "--out", str(tmp_path / "run")]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
-    )
+def test_a_rank_needs_two_images(tmp_path: Path) -> None:
+    done = ranks(2, "odc", *SMALL, "--batch", "3", "--out", str(tmp_path / "run"))
     assert done.returncode != 0
-    assert "--batch 31 cannot be shared by 2 processes" in done.stderr
+    assert "--batch 3 is less than 2 images for each of 2 processes" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_more_ranks_than_clusters(tmp_path: Path) -> None:
+    done = ranks(3, "odc", *SMALL, "--k", "2", "--max-steps", "2", "--knn-every", "0", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+
+
+def child_of(process: subprocess.Popen[str], rank: int) -> int:
+    """The process id of a rank of torchrun's."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise AssertionError(f"no rank {rank} among {children}")
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or not any(line.get("step", 0) >= step for line in lines(out)):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks' processes in /proc")
+def test_a_killed_rank_ends_the_job_with_its_name(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ["odc", *SMALL, "--epochs", "1000", "--knn-every", "0", "--rank-timeout", "60", "--out", str(out)]
+    process = subprocess.Popen(torchrun(2, *arguments), env=environment(), stderr=subprocess.PIPE, text=True)
+    wait_for_step(out, 3, process)
+    killed_at = time.monotonic()
+    os.kill(child_of(process, 1), signal.SIGKILL)
+    _, error = process.communicate(timeout=120)
+    assert time.monotonic() - killed_at < 60
+    assert process.returncode != 0
+    assert "Traceback" not in error.split("torch/distributed/run.py")[0]
+    assert "rank 0: another process is gone or silent" in error or "(SIGKILL)" in error
+    assert "rank      : 1" in error  # torchrun's summary: who, and by what signal
+    assert main(["resume", str(out), "--quiet", "--max-steps", "20"]) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks' processes in /proc")
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_last_checkpoint(tmp_path: Path) -> None:
+    arguments = [
+        *("odc", *SMALL, "--epochs", "8", "--knn-every", "0", "--checkpoint-every", "2"),
+        *("--neck-dropout", "0", "--out", str(tmp_path / "run")),
+    ]
+    command = torchrun(2, *arguments, options=("--standalone", "--max-restarts", "2"))
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    wait_for_step(tmp_path / "run", 5, process)
+    os.kill(child_of(process, 1), signal.SIGKILL)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 0, error
+    once = tmp_path / "once"
+    assert ranks(2, *arguments[:-1], str(once)).returncode == 0
+    assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == list(range(1, 33))
+    losses = [[line["loss"] for line in lines(out) if "loss" in line] for out in (tmp_path / "run", once)]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_two_hosts(tmp_path: Path) -> None:
+    """Two network namespaces joined by a virtual cable: two machines, as far as sockets can tell."""
+    cable = ["add", "left0", "netns", "left", "type", "veth", "peer", "name", "right0", "netns", "right"]
+    try:
+        subprocess.run(["ip", "netns", "add", "left"], check=True)
+        subprocess.run(["ip", "netns", "add", "right"], check=True)
+        subprocess.run(["ip", "link", *cable], check=True)
+        for side, address in (("left", "10.77.0.1"), ("right", "10.77.0.2")):
+            for change in (["addr", "add", f"{address}/24", "dev", f"{side}0"], ["link", "set", f"{side}0", "up"]):
+                subprocess.run(["ip", "-n", side, *change], check=True)
+            subprocess.run(["ip", "-n", side, "link", "set", "lo", "up"], check=True)
+        out = tmp_path / "run"
+        processes = []
+        for node, side in enumerate(("left", "right")):
+            options = (
+                "--nnodes",
+                "2",
+                "--node-rank",
+                str(node),
+                "--master-addr",
+                "10.77.0.1",
+                "--master-port",
+                "29577",
+            )
+            command = torchrun(1, "swav", *EQUAL_RUN["swav"], "--out", str(out), options=options)
+            processes.append(
+                subprocess.Popen(
+                    ["ip", "netns", "exec", side, *command],
+                    env=environment(GLOO_SOCKET_IFNAME=f"{side}0"),
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        errors = [process.communicate(timeout=240)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
+    finally:
+        subprocess.run(["ip", "netns", "del", "left"], check=False)
+        subprocess.run(["ip", "netns", "del", "right"], check=False)
+    assert main(["swav", *EQUAL_RUN["swav"], "--quiet", "--out", str(tmp_path / "one")]) == 0
+    losses = [torch.tensor([line["loss"] for line in lines(o) if "loss" in line]) for o in (out, tmp_path / "one")]
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-5)

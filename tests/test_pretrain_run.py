@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from pretrain.cli import main
-from small_run import ROOT, SMALL, SMALL_RUNS
+from small_run import ROOT, SMALL, SMALL_RUNS, lines, run, same_weights, untimed
 from sobel_resnet import load_backbone
-
-
-def run(out: Path, *more: str, command: tuple[str, ...] = ("odc", *SMALL)) -> list[dict[str, Any]]:
-    assert main([*command, "--out", str(out), "--quiet", *more]) == 0
-    return lines(out)
-
-
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def untimed(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in ("images_per_s", "wall_s")} for line in metrics]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(out / "checkpoint.pt", weights_only=True)["method"]
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +61,6 @@ def test_same_seed_same_numbers(whole: Path, tmp_path: Path) -> None:
 def test_config_repeats_the_run(whole: Path, tmp_path: Path) -> None:
     again = run(tmp_path / "again", command=("--recipe", str(whole / "config.toml"), "--no-report"))
     assert untimed(again) == untimed(lines(whole))
-
-
-def same_weights(a: Path, b: Path) -> None:
-    assert weights(a).keys() == weights(b).keys()
-    for name, value in weights(a).items():
-        torch.testing.assert_close(weights(b)[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 @pytest.mark.parametrize("steps", [4, 6])

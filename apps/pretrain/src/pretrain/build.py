@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from sobel_resnet import ResNet, load_backbone
-from torch import nn
 
 from pretrain.config import Settings
 from pretrain.errors import BadInput
@@ -17,6 +16,7 @@ from pretrain.methods.deepcluster_v2 import DeepClusterV2
 from pretrain.methods.odc import Odc
 from pretrain.methods.swav import Swav
 from pretrain.optimizers import LARC, LARS, ClippedLARS
+from pretrain.sync_batch_norm import synchronise_batch_norm
 
 METHODS: dict[str, Any] = {"deepcluster": DeepCluster, "odc": Odc, "deepcluster_v2": DeepClusterV2, "swav": Swav}
 OPTIMIZERS: dict[str, Any] = {
@@ -28,14 +28,14 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
-def build_method(settings: Settings, n_images: int, group: Any, *, sync_bn: bool) -> Method:
+def build_method(settings: Settings, n_images: int, group: Any, *, sync_bn: bool, cuda: bool) -> Method:
     """The method around its backbone, channels last."""
     backbone = _backbone(settings)
     method: Method = METHODS[settings.method](backbone, settings, n_images, group)
     if sync_bn:
-        # in place, module by module: the method keeps its own attributes
+        # module by module: the method keeps its own attributes
         for name, child in list(method.named_children()):
-            setattr(method, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+            setattr(method, name, synchronise_batch_norm(child, group, cuda=cuda))
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
 

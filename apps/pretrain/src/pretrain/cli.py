@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ examples:
 
 `pretrain METHOD --help` explains every option."""
 
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 ON_RESUME = {*Machine.model_fields, "max_steps"} - {"out"}  # what may change without changing what is learnt
 
 
@@ -39,13 +42,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except TrainingFailed as error:
         return _fail(error, 3)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        return _fail(f"cannot write: {error.strerror}; the last checkpoint is whole: free space, then resume", 3)
+    except RuntimeError as error:
+        if not _is_of_another_rank(error):
+            raise
+        return _fail(
+            f"another process is gone or silent ({str(error).splitlines()[0][:100]}); the last checkpoint is whole", 3
+        )
     except KeyboardInterrupt:
         return _fail("stopped", 130)
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"pretrain: {error}", file=sys.stderr)
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    print(f"pretrain: {rank}{error}", file=sys.stderr)
     return code
+
+
+def _is_of_another_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed: torch has a class for that in NCCL, and words in gloo."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or any(
+        word in str(error) for word in ("gloo", "Connection closed by peer")
+    )
 
 
 def _main(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Literal, Self
 
 from multicrop_aug import CropSpec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 _CROPS = re.compile(r"^(\d+)x(\d+)(?:@([\d.]+)-([\d.]+))?$")
 
@@ -28,6 +28,20 @@ def _checked_crops(text: str) -> str:
     return text
 
 
+def parse_every(text: str) -> tuple[int | None, float | None]:
+    """`500` -> every 500 steps; `15min` -> every 900 seconds. (steps, seconds), one of them None."""
+    match = re.fullmatch(r"(\d+)( ?min)?", text)
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f"expected a number of steps such as 500, or minutes such as 15min, got '{text}'")
+    return (None, 60.0 * int(match[1])) if match[2] else (int(match[1]), None)
+
+
+def _checked_every(text: str) -> str:
+    parse_every(text)
+    return text
+
+
+Every = Annotated[str, BeforeValidator(str), AfterValidator(_checked_every)]
 Crops = Annotated[str, AfterValidator(_checked_crops)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -126,7 +140,7 @@ class Training(_Settings):
     warmup_lr: float = Field(0.0, ge=0)
     """Where the warm-up starts."""
     sync_bn: bool = True
-    """Batch statistics over all GPUs."""
+    """Batch statistics over all processes."""
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:
@@ -146,8 +160,10 @@ class Machine(_Settings):
     """bf16 = autocast; auto takes it on GPUs and on CPUs with bf16 matrix units."""
     workers: int | None = Field(None, ge=0)
     """Processes that load and augment; chosen by the number of cores if not given."""
-    checkpoint_every: PositiveInt | None = None
-    """Steps between checkpoints; every epoch, and at least every 1000 steps, if not given."""
+    checkpoint_every: Every | None = None
+    """Steps between checkpoints, or minutes, such as 15min; if not given, every epoch and at least every 1000 steps."""
+    rank_timeout: PositiveInt = 600
+    """Seconds that a process waits for another one before it ends the run. The longest clustering must fit."""
     knn_every: int = Field(5, ge=0)
     """Epochs between kNN scores on the way, where labels exist; 0 = only before and after."""
     knn_images: PositiveInt = 10_000

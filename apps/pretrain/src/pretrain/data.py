@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.config import Data, parse_crops
-from pretrain.errors import BadInput
+from pretrain.errors import BadInput, WorkerLost
 
 Batch = tuple[list[Tensor], Tensor]  # V crops of (B, 3, S, S) float32; indices (B,)
 
@@ -107,10 +107,18 @@ class Loader:
 
     def batches(self, epoch: int, indices: list[Tensor]) -> Iterator[Batch]:
         self._items = [(epoch, batch) for batch in indices]
-        for batch in self._loader:
-            if isinstance(batch, BadInput):
-                raise batch
-            yield batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, BadInput):
+                    raise batch
+                yield batch
+        except RuntimeError as error:  # the only word of torch's loader for a worker that is gone
+            if "DataLoader worker" not in str(error):
+                raise
+            raise WorkerLost(
+                "a process that loads images was killed, most often because memory ran out: take fewer --workers, "
+                "or a smaller --batch"
+            ) from None
 
 
 class _Items:

@@ -1,4 +1,4 @@
-"""The two ways a run can end badly; the command line turns each into one line and an exit code."""
+"""The ways a run can end badly; the command line turns each into one line and an exit code."""
 
 
 class BadInput(ValueError):
@@ -7,3 +7,7 @@ class BadInput(ValueError):
 
 class TrainingFailed(RuntimeError):
     """Training broke down: a loss that is not finite, a collapse. Exit code 3."""
+
+
+class WorkerLost(TrainingFailed):
+    """A process that loads images was killed, most often for memory. What was learnt is whole."""

@@ -1,57 +1,61 @@
-"""Ctrl-C and SIGTERM end a run after the step at hand, with a checkpoint."""
+"""Ctrl-C, SIGTERM and the clock: when a run saves, and when it ends, the same on every rank."""
 
 from __future__ import annotations
 
-import os
-import signal
-from types import FrameType, TracebackType
+import time
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from transfer_runs import Interrupted, StopSignal
 
-AGREE_EVERY = 10  # steps between two questions whether any rank was told to stop
+__all__ = ["Interrupted", "Moments", "StopRequested", "StopSignal"]
+
+AGREE_EVERY = 10  # steps (or batches of features) between two questions to all ranks
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was told to stop; what could be saved is saved."""
+class StopRequested(Exception):
+    """Asked for while features were extracted: nothing but the loop knows whether there is something to save."""
 
 
-class StopSignal:
-    def __init__(self, group: Any) -> None:
-        self._group = group
-        self._told = False
-        self._deferred = False
-        self._process = os.getpid()
+class Moments:
+    """Whether to save a checkpoint and whether to stop, asked after each step; both are what any rank says.
 
-    def __enter__(self) -> StopSignal:
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
+    every: steps between checkpoints, or seconds where `seconds` is set, by the clock of the first rank."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    def __init__(
+        self, signal: StopSignal, group: Any, *, every: int | None = None, seconds: float | None = None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self.signal, self.group, self.every, self.seconds = signal, group, every, seconds
+        self._first = group is None or dist.get_rank(group) == 0
+        self.saved_step: int | None = None
+        self._saved_at = time.monotonic()
+        self._n_asked = 0
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a forked worker inherits this handler, and must die of the signal
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        if self._told or not self._deferred:
-            raise Interrupted("stopped before there was anything new to save")
-        self._told = True
+    def after_step(self, step: int) -> tuple[bool, bool]:
+        """(save, stop) after step `step`, the count of steps done. Collective every tenth step."""
+        save = self.every is not None and step % self.every == 0
+        late = self.seconds is not None and self._first and time.monotonic() - self._saved_at >= self.seconds
+        late, stop = self._agree(step, late)
+        return save or late or stop, stop
 
-    def defer(self) -> None:
-        """From now on the first signal is only noted; a second one still stops at once."""
-        self._deferred = True
+    def saved(self, step: int) -> None:
+        self.saved_step = step
+        self._saved_at = time.monotonic()
 
-    def asked(self, at: int) -> bool:
-        """Whether to stop after step `at`; the same answer on every rank."""
-        if self._group is None:
-            return self._told
-        if at % AGREE_EVERY:
-            return False
-        told = torch.tensor([float(self._told)], device="cuda" if dist.get_backend(self._group) == "nccl" else "cpu")
-        dist.all_reduce(told, dist.ReduceOp.MAX, group=self._group)
-        return bool(told)
+    def between_batches(self) -> None:
+        """Raises StopRequested. Collective every tenth call; for loops that are as long on every rank."""
+        self._n_asked += 1
+        if self._agree(self._n_asked, False)[1]:
+            raise StopRequested
+
+    def _agree(self, count: int, late: bool) -> tuple[bool, bool]:
+        if self.group is None:
+            return late, self.signal.asked
+        if count % AGREE_EVERY:
+            return False, False
+        said = torch.tensor([float(late), float(self.signal.asked)])
+        said = said.to("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
+        dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
+        late, stop = (said > 0).tolist()
+        return late, stop

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from pretrain.build import build_method, build_optimizer, prepare_step
-from pretrain.config import Settings
+from pretrain.checkpoint import Checkpoints
+from pretrain.clock import Clock
+from pretrain.config import Settings, parse_every
 from pretrain.data import Loader, class_labels, eval_recipe, open_for_training, open_for_validation, train_recipe
-from pretrain.errors import BadInput, TrainingFailed
+from pretrain.errors import BadInput, TrainingFailed, WorkerLost
 from pretrain.evaluate import KnnScore
-from pretrain.interrupt import Interrupted, StopSignal
+from pretrain.interrupt import Interrupted, Moments, StopRequested, StopSignal
 from pretrain.keys import key, permutation
 from pretrain.report import write_report
 from pretrain.run import Run
@@ -47,8 +50,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     n, batch = len(images), min(settings.batch, len(images))
     if n < 4:
         raise BadInput(f"--data {settings.data}: {n} image(s), and clustering needs at least 4, better hundreds")
-    if batch % world:
-        raise BadInput(f"--batch {batch} cannot be shared by {world} processes; take a multiple of {world}")
+    if batch < 2 * world:
+        raise BadInput(f"--batch {batch} is less than 2 images for each of {world} processes; enlarge it")
     steps_per_epoch = n // batch if settings.drop_last else math.ceil(n / batch)
     last_step = min(settings.epochs * steps_per_epoch, settings.max_steps or 2**62)
 
@@ -58,11 +61,12 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
 
     # ---- network ----
     group = torch.distributed.group.WORLD if world > 1 else None
-    method = build_method(settings, n, group, sync_bn=world > 1 and settings.sync_bn and cuda)
+    method = build_method(settings, n, group, sync_bn=world > 1 and settings.sync_bn, cuda=cuda)
     backbone = method.backbone
     network, optimizer = fabric.setup(method, build_optimizer(method, settings))
     network.mark_forward_method("loss")
-    run = Run(fabric, method, centres_of, crops_of, n, steps_per_epoch, batch, progress=screen.doing)
+    together = min(batch, (settings.micro_batch or batch) * world)
+    run = Run(fabric, method, centres_of, crops_of, n, steps_per_epoch, batch, together, progress=screen.doing)
     watch = Watch(method, steps_per_epoch, settings.lr, stop=settings.on_collapse == "stop")
     score = None
     if (labels := class_labels(images)) is not None:
@@ -72,19 +76,29 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             score = replace(score, queries=held_out, query_labels=queries.labels)
 
     # ---- folder, resume ----
+    resume = resume or RunFolder.of_restart(settings)
     folder = resume or (RunFolder.create(settings.out, settings) if main else RunFolder.nowhere())
+    checkpoints = Checkpoints(folder.path)
     saved: dict[str, Any] = {}
     if resume is not None:
-        saved, warning = folder.load_checkpoint()
-        method.load_state_dict(saved["method"])
-        optimizer.load_state_dict(saved["optimizer"])
-        run.step = saved["step"]
-        if main:
-            folder.keep_metrics(line for line in folder.read_metrics() if _is_before(line, run.step))
-        if warning:
-            screen.say(warning)
+        if main:  # it puts a damaged one aside, before the others look
+            found, warning = checkpoints.load()
+            saved = found or {}
+            folder.keep_metrics(line for line in folder.read_metrics() if _is_before(line, saved.get("step", -1)))
+            if warning:
+                screen.say(warning)
+        fabric.barrier()
+        if not main:
+            saved = checkpoints.load()[0] or {}
     elif main:
         folder.write_config(settings)
+    if saved:
+        method.load_state_dict(saved["method"])
+        optimizer.load_state_dict(saved["optimizer"])
+        watch.load_state_dict(saved["watch"])
+        run.step = saved["step"]
+    every, seconds = parse_every(settings.checkpoint_every or str(min(1000, steps_per_epoch)))
+    clock = Clock(fabric.device, saved.get("clock"))
     board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=run.step or None) if main else None
 
     def record(figures: dict[str, Any]) -> None:
@@ -94,19 +108,24 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                 board.add_scalar(name, figures[name], figures["step"])
 
     def checkpoint(order: Tensor | None, losses: list[Tensor]) -> None:
+        watch.refuse_to_save_what_is_not_finite(run.step, losses)
+        state = method.state_dict()  # on every rank: a memory may be spread over them
         if main:
-            folder.save_checkpoint(
+            checkpoints.save(
                 {
                     "settings": settings.model_dump(mode="json", exclude_none=True),
-                    "method": method.state_dict(),
+                    "method": state,
                     "optimizer": optimizer.state_dict(),
+                    "watch": watch.state_dict(),
                     "step": run.step,
                     "order": order,
                     "losses": [float(loss) for loss in losses],
+                    "clock": clock.total,
                     "knn_top1_random_init": knn_before,
                     "wall_s": saved.get("wall_s", 0.0) + time.monotonic() - began,
                 }
             )
+        moments.saved(run.step)
 
     screen.say(
         f"{settings.method} on {n:,} images of {settings.data}: {method.k} clusters, {settings.epochs} epochs of "
@@ -117,116 +136,136 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     if method.remark:
         screen.say(method.remark)
 
-    with screen, StopSignal(group) as stop:
-        # ---- start ----
-        knn_before = knn = saved.get("knn_top1_random_init")
-        if not saved:
-            if score is not None:
-                knn_before = knn = score.top1(run, backbone)
-                record({"step": 0, "epoch": 0, "knn_top1": knn})
-                screen.say(f"kNN top-1 of the random network: {knn:.1f} %")
-            method.start(run)
-            checkpoint(None, [])
-        stop.defer()  # from here on a signal ends the run after the step at hand
-
-        # ---- loop ----
-        losses = [torch.tensor(loss, device=fabric.device) for loss in saved.get("losses", [])]
-        window_s, window_steps = time.monotonic(), 0
-        every = settings.checkpoint_every or min(1000, steps_per_epoch)
+    with StopSignal() as signal, checkpoints, screen:
+        moments = Moments(signal, group, every=every, seconds=seconds)
         order: Tensor | None = saved.get("order")
-        clustering_s, last_epoch = 0.0, math.ceil(last_step / steps_per_epoch) - 1
-        for epoch in range(run.step // steps_per_epoch, settings.epochs):
-            if run.step >= last_step:
-                break
-            done = run.step - epoch * steps_per_epoch
-            if score is not None and not done and epoch and settings.knn_every and epoch % settings.knn_every == 0:
+        losses = [torch.tensor(loss, device=fabric.device) for loss in saved.get("losses", [])]
+        try:
+            # ---- start ----
+            knn_before = knn = saved.get("knn_top1_random_init")
+            if not saved:
+                if score is not None:
+                    knn_before = knn = score.top1(run, backbone)
+                    record({"step": 0, "epoch": 0, "knn_top1": knn})
+                    screen.say(f"kNN top-1 of the random network: {knn:.1f} %")
+                with clock.section("method"):
+                    method.start(run)
+                checkpoint(None, [])
+            signal.defer()  # from here on a signal ends the run after the step at hand
+            run.between_batches = moments.between_batches
+
+            # ---- loop ----
+            window_s, window_steps = time.monotonic(), 0
+            clustering_s, last_epoch = 0.0, math.ceil(last_step / steps_per_epoch) - 1
+            for epoch in range(run.step // steps_per_epoch, settings.epochs):
+                if run.step >= last_step:
+                    break
+                done = run.step - epoch * steps_per_epoch
+                if score is not None and not done and epoch and settings.knn_every and epoch % settings.knn_every == 0:
+                    knn = score.top1(run, backbone)
+                    record({"step": run.step, "epoch": epoch - 1, "knn_top1": knn})
+                    window_s, window_steps = time.monotonic(), 0  # the score's time is not the training's
+                order = saved.pop("order", None) if done else None
+                if order is None:
+                    began_s = time.monotonic()
+                    with clock.section("method"):
+                        order = method.begin_epoch(run, epoch)
+                    clustering_s = time.monotonic() - began_s  # the rate leaves it out, the time left does not
+                    window_s += clustering_s
+                if order is None:
+                    order = _whole_batches(permutation(n, settings.seed, "order", epoch), steps_per_epoch * batch)
+                batches = [
+                    b.tensor_split(world)[rank] for b in order.split(batch)[done : last_step - epoch * steps_per_epoch]
+                ]
+                for crops, indices in clock.waiting("data", crops_of.batches(epoch, batches)):
+                    torch.manual_seed(
+                        key(settings.seed, "dropout", run.step, rank)
+                    )  # the one use of a global generator
+                    with clock.section("network"):
+                        crops = [
+                            c.to(fabric.device, memory_format=torch.channels_last, non_blocking=True) for c in crops
+                        ]
+                        indices = indices.to(fabric.device, non_blocking=True)
+                        loss = network.loss(crops, indices)
+                        optimizer.zero_grad()
+                        fabric.backward(loss)
+                        lr = lr_at(run.step, steps_per_epoch, settings)
+                        prepare_step(optimizer, run.step, lr)
+                        optimizer.step()
+                    try:
+                        with clock.section("method"):
+                            method.after_step(run, indices)
+                    except ValueError as error:  # a memory refuses rows that are not finite before they can spoil it
+                        raise TrainingFailed(
+                            f"step {run.step + 1}: {error}; lower --lr ({settings.lr:g} now), or use --precision 32"
+                        ) from None
+
+                    run.step += 1
+                    losses.append(run.mean(loss.detach()))
+                    window_steps += 1
+                    if run.step % settings.log_every == 0 or run.step == last_step:
+                        now = time.monotonic()
+                        rate = window_steps / max(now - window_s, 1e-9)  # steps a second
+                        figures = {
+                            "step": run.step,
+                            "epoch": epoch,
+                            "loss": float(torch.stack(losses).mean()),
+                            "lr": lr,
+                            **method.figures(),
+                            **watch.figures(),
+                            "images_per_s": rate * batch,
+                            **clock.figures(),
+                        }
+                        watch.refuse_what_is_not_finite(figures)
+                        record(figures)
+                        if warning := watch.look(figures):
+                            screen.say(warning)
+                        left_s = (last_step - run.step) / rate + clustering_s * (last_epoch - epoch)
+                        share = run.step / last_step
+                        screen.step(
+                            {**figures, "epochs": settings.epochs, "left_s": left_s, "share": share, "knn_top1": knn}
+                        )
+                        losses, window_s, window_steps = [], now, 0
+                    save, stop = moments.after_step(run.step)
+                    if save:
+                        checkpoint(order, losses)
+                    if stop:
+                        raise StopRequested
+            if moments.saved_step != run.step:  # --max-steps may end it in the middle of an epoch
+                checkpoint(order, losses)
+            checkpoints.wait()  # a full disk is to be heard of before the result
+
+            # ---- result ----
+            if score is not None:
                 knn = score.top1(run, backbone)
-                record({"step": run.step, "epoch": epoch - 1, "knn_top1": knn})
-                window_s, window_steps = time.monotonic(), 0  # the score's time is not the training's
-            order = saved.pop("order", None) if done else None
-            if order is None:
-                began_s = time.monotonic()
-                order = method.begin_epoch(run, epoch)
-                clustering_s = time.monotonic() - began_s  # the rate leaves it out, the time left does not
-                window_s += clustering_s
-            if order is None:
-                order = _whole_batches(permutation(n, settings.seed, "order", epoch), steps_per_epoch * batch)
-            batches = [
-                b.tensor_split(world)[rank] for b in order.split(batch)[done : last_step - epoch * steps_per_epoch]
-            ]
-            for crops, indices in crops_of.batches(epoch, batches):
-                torch.manual_seed(key(settings.seed, "dropout", run.step, rank))  # the one use of a global generator
-                crops = [c.to(fabric.device, memory_format=torch.channels_last, non_blocking=True) for c in crops]
-                indices = indices.to(fabric.device, non_blocking=True)
-
-                loss = network.loss(crops, indices)
-                optimizer.zero_grad()
-                fabric.backward(loss)
-                lr = lr_at(run.step, steps_per_epoch, settings)
-                prepare_step(optimizer, run.step, lr)
-                optimizer.step()
-                try:
-                    method.after_step(run, indices)
-                except ValueError as error:  # a memory refuses rows that are not finite before they can spoil it
-                    raise TrainingFailed(
-                        f"step {run.step + 1}: {error}; lower --lr ({settings.lr:g} now), or use --precision 32"
-                    ) from None
-
-                run.step += 1
-                losses.append(loss.detach())
-                window_steps += 1
-                if run.step % settings.log_every == 0 or run.step == last_step:
-                    now = time.monotonic()
-                    rate = window_steps / max(now - window_s, 1e-9)  # steps a second
-                    figures = {
-                        "step": run.step,
-                        "epoch": epoch,
-                        "loss": float(torch.stack(losses).mean()),
-                        "lr": lr,
-                        **method.figures(),
-                        **watch.figures(),
-                        "images_per_s": rate * batch,
-                    }
-                    watch.refuse_what_is_not_finite(figures)
-                    record(figures)
-                    if warning := watch.look(figures):
-                        screen.say(warning)
-                    left_s = (last_step - run.step) / rate + clustering_s * (last_epoch - epoch)
-                    share = run.step / last_step
-                    screen.step(
-                        {**figures, "epochs": settings.epochs, "left_s": left_s, "share": share, "knn_top1": knn}
-                    )
-                    losses, window_s, window_steps = [], now, 0
-                if stop.asked(at=run.step):
-                    checkpoint(order, losses)
-                    raise Interrupted(
-                        f"stopped at step {run.step}; go on with: uv run apps/pretrain resume {folder.path}"
-                    )
-                if run.step % every == 0:
-                    checkpoint(order, losses)
-        checkpoint(order, losses)  # --max-steps may end it in the middle of an epoch
-
-        # ---- result ----
-        if score is not None:
-            knn = score.top1(run, backbone)
-        final: dict[str, Any] = {"step": run.step, "epoch": (run.step - 1) // steps_per_epoch, "final": True}
-        if knn is not None:
-            final |= {"knn_top1": knn, "knn_top1_random_init": knn_before}
-        shown = None
-        if settings.report:
-            shown = run.extract(backbone, what="features for the report"), method.assign(run)
-        if main:
-            about = {
-                "method": settings.method,
-                "data": settings.data,
-                "step": str(run.step),
-                "seed": str(settings.seed),
-            }
-            save_backbone(backbone, folder.backbone, metadata=about)
-            final["wall_s"] = saved.get("wall_s", 0.0) + time.monotonic() - began
-            record(final)
-            if shown is not None:
-                write_report(folder, settings, images, *shown)
+            final: dict[str, Any] = {"step": run.step, "epoch": (run.step - 1) // steps_per_epoch, "final": True}
+            if knn is not None:
+                final |= {"knn_top1": knn, "knn_top1_random_init": knn_before}
+            shown = None
+            if settings.report:
+                shown = run.extract(backbone, what="features for the report"), method.assign(run)
+            if main:
+                about = {
+                    "method": settings.method,
+                    "data": settings.data,
+                    "step": str(run.step),
+                    "seed": str(settings.seed),
+                }
+                save_backbone(backbone, folder.backbone, metadata=about)
+                final["wall_s"] = saved.get("wall_s", 0.0) + time.monotonic() - began
+                record(final)
+                if shown is not None:
+                    write_report(folder, settings, images, *shown)
+        except StopRequested:
+            if moments.saved_step != run.step:  # told while features were extracted, which changes nothing
+                checkpoint(order, losses)
+            raise Interrupted(
+                f"stopped at step {run.step}; go on with: uv run apps/pretrain resume {folder.path}"
+            ) from None
+        except WorkerLost as error:  # between two steps: all that was learnt is whole
+            if signal.deferred and world == 1 and moments.saved_step != run.step:
+                checkpoint(order, losses)
+            raise WorkerLost(f"{error}; go on with: uv run apps/pretrain resume {folder.path}") from None
     if board is not None:
         board.close()
     scored = f"kNN top-1  {knn_before:.1f} % -> {knn:.1f} %   (random network -> trained)\n" if knn is not None else ""
@@ -257,12 +296,15 @@ def _launch(settings: Settings) -> Fabric:
     torch.backends.cudnn.benchmark = True
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    strategy: DDPStrategy | str = "auto"
+    if world > 1:
+        # the memories are the same on all ranks by construction; broadcasting a gigabyte each step would be waste
+        strategy = DDPStrategy(broadcast_buffers=False, timeout=timedelta(seconds=settings.rank_timeout))
     fabric = Fabric(
         accelerator=accelerator,
         devices=local,
         num_nodes=max(1, world // local),
-        # the memories are the same on all ranks by construction; broadcasting a gigabyte each step would be waste
-        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+        strategy=strategy,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()

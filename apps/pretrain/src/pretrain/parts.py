@@ -1,11 +1,13 @@
-"""A batch larger than memory: the network runs in parts, the loss sees the whole."""
+"""A batch that is larger than one part of a network can hold: in parts one after the other, or on many ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -36,6 +38,20 @@ def in_parts(
             z = network(list(part))
         rows.append(z.unflatten(0, (len(crops), -1)))  # (V, b, D)
     return torch.cat(rows, dim=1).flatten(0, 1)
+
+
+def mean_over_ranks(total: Tensor, weight: Tensor, group: Any) -> Tensor:
+    """sum of `total` / sum of `weight` over all ranks, such that DDP, which averages, gives exactly its gradient.
+
+    total: a scalar, this rank's sum of weighted losses. weight: a scalar, the sum of their weights. Returns this rank's
+    share times the number of ranks: the mean over ranks is the loss of the whole batch; 0 where no row has weight.
+    Collective with a group."""
+    world = 1
+    weight = weight.detach().clone()
+    if group is not None:
+        world = dist.get_world_size(group)
+        dist.all_reduce(weight, group=group)
+    return total * (world / weight.clamp(min=torch.finfo(weight.dtype).tiny))
 
 
 def _still_statistics(owner: nn.Module) -> AbstractContextManager[None]:

@@ -24,8 +24,10 @@ class Run:
     n_images: int
     steps_per_epoch: int
     batch: int
+    statistics_batch: int  # images whose statistics batch norm takes together: those of a step, or of its micro-batches
     step: int = 0  # the step being done, 0-based
     progress: Callable[[str, float], None] = lambda what, share: None
+    between_batches: Callable[[], None] = lambda: None  # may end the pass by an exception; `interrupt.py`
 
     @property
     def group(self) -> Any:
@@ -40,6 +42,14 @@ class Run:
         """Rows of all ranks in order of rank; `gather(share(rows))` equals rows. Collective."""
         return rows if self.group is None else _gather_rows(rows, self.group)
 
+    def mean(self, value: Tensor) -> Tensor:
+        """Of one number a rank. Collective."""
+        if self.group is None:
+            return value
+        value = value.clone()
+        dist.all_reduce(value, group=self.group)
+        return value / self.fabric.world_size
+
     def extract(
         self,
         network: Callable[[Tensor], Tensor],
@@ -52,7 +62,7 @@ class Run:
         """Features of all images (or of `indices`) in that order: (N, D) float32 on the device, the same on every rank.
 
         network: takes (B, 3, S, S) centre crops; run in evaluation mode, without gradients. With `batch_statistics`,
-        batch norm works as in training, on the statistics of the batch, which it also learns from. Collective."""
+        batch norm works as in training, on the statistics of a step's batch, which it also learns from. Collective."""
         loader = loader or self.centres
         indices = torch.arange(len(loader)) if indices is None else indices
         return self._pass(lambda crops: network(crops[0]), loader, indices, batch_statistics, what)
@@ -69,11 +79,11 @@ class Run:
         batch_statistics: bool,
         what: str,
     ) -> Tensor:
-        world, size = self.fabric.world_size, max(1, min(256, self.batch))
-        mine = self.share(indices)
-        # as many batches on every rank: synchronised batch norm would wait for ever for one that has fewer
-        n_batches = math.ceil(math.ceil(len(indices) / world) / size)
-        batches = mine.split(math.ceil(len(mine) / n_batches))
+        # Batches are of all ranks together, so that their statistics do not depend on the number of ranks, and
+        # every rank has as many of them: synchronised batch norm would wait for ever for one that has fewer.
+        size = self.statistics_batch if batch_statistics else min(256, self.batch) * self.fabric.world_size
+        parts_of_all = torch.arange(len(indices)).tensor_split(math.ceil(len(indices) / size))
+        batches = [indices[self.share(part)] for part in parts_of_all]
         training = self.method.training
         self.method.eval()
         for module in self.method.modules():
@@ -84,9 +94,16 @@ class Run:
             for i, (crops, _) in enumerate(loader.batches(0, batches)):
                 parts.append(network([self.fabric.to_device(crop) for crop in crops]).float())
                 self.progress(what, (i + 1) / len(batches))
+                self.between_batches()
         self.method.train(training)
         # cloned: a tensor of inference mode may not take part in training
-        return self.gather(torch.cat(parts).clone())
+        rows = self.gather(torch.cat(parts).clone())
+        if self.group is None:
+            return rows
+        by_rank = [
+            torch.cat(one) for one in zip(*(p.tensor_split(self.fabric.world_size) for p in parts_of_all), strict=True)
+        ]
+        return rows[torch.cat(by_rank).argsort().to(rows.device)]
 
 
 def _gather_rows(rows: Tensor, group: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 config.toml           the settings, whole: `pretrain --recipe config.toml` repeats the run
 metrics.jsonl         one JSON object a line; the last has "final": true
-checkpoint.pt         all that `resume` needs; checkpoint.previous.pt is the one before
+checkpoint.pt         all that `resume` needs, and checkpoint.previous.pt, the one before: checkpoint.py
 backbone.safetensors  the result
 report.html           the result, for people
 """
@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from pretrain.config import Settings
 from pretrain.errors import BadInput
@@ -29,8 +26,6 @@ class RunFolder:
         self.path = path
         self.config = path / "config.toml"
         self.metrics = path / "metrics.jsonl"
-        self.checkpoint = path / "checkpoint.pt"
-        self.previous = path / "checkpoint.previous.pt"
         self.backbone = path / "backbone.safetensors"
         self.report = path / "report.html"
 
@@ -46,6 +41,17 @@ class RunFolder:
         except OSError as error:
             raise BadInput(f"--out {path}: cannot write there ({error.strerror}); choose another --out") from None
         return cls(path)
+
+    @classmethod
+    def of_restart(cls, settings: Settings) -> RunFolder | None:
+        """Where torchrun or Slurm has started this very command anew: the folder that it made the time before."""
+        if not any(int(os.environ.get(name, 0)) for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")):
+            return None
+        candidates = [Path(settings.out)] if settings.out else sorted(Path("runs").glob(f"{settings.method}-*"))
+        for path in reversed(sorted(candidates, key=_age)):
+            if (path / "config.toml").exists() and cls.open(str(path))[1] == settings:
+                return cls(path)
+        return None
 
     @classmethod
     def nowhere(cls) -> RunFolder:
@@ -75,37 +81,17 @@ class RunFolder:
     def read_metrics(self) -> list[dict[str, Any]]:
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        # what follows the last line break is a line that was being written when the process died
+        *lines, _ = self.metrics.read_text().split("\n")
+        return [json.loads(line) for line in lines]
 
     def keep_metrics(self, lines: Iterable[dict[str, Any]]) -> None:
         """Replace metrics.jsonl, such as by the lines up to the checkpoint that a run resumes from."""
         _replace(self.metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
-        part = self.checkpoint.with_suffix(".part")
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if self.checkpoint.exists():
-            os.replace(self.checkpoint, self.previous)
-        os.replace(part, self.checkpoint)
 
-    def load_checkpoint(self) -> tuple[dict[str, Any], str | None]:
-        """The newest checkpoint that can be read, on the CPU, and a warning if it is not the last one."""
-        failures = []
-        for path in (self.checkpoint, self.previous):
-            try:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            except FileNotFoundError:
-                continue
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                failures.append(f"{path} cannot be read ({str(error).splitlines()[0][:80]})")
-            else:
-                return state, f"{failures[0]}; going on from the one before" if failures else None
-        raise BadInput(
-            "; ".join(failures) or f"{self.path}: no checkpoint yet, so nothing to resume; start the run anew"
-        )
+def _age(folder: Path) -> float:
+    return folder.stat().st_mtime if folder.exists() else 0.0
 
 
 def _next_free(root: Path, method: str) -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from eval_probes import rankme
+from torch import Tensor
 
 from pretrain.errors import TrainingFailed
 from pretrain.method import Method
@@ -27,6 +29,12 @@ class Watch:
         self.since: dict[str, int] = {}
         self.said = False
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"since": dict(self.since), "said": self.said}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.since, self.said = dict(state["since"]), state["said"]
+
     def figures(self) -> dict[str, float]:
         """Of the step at hand, after the backward pass."""
         rows = self.method.embeddings
@@ -43,6 +51,15 @@ class Watch:
                     f"step {figures['step']}: the {name.replace('_', ' ')} is {figures[name]}; "
                     f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
                 )
+
+    def refuse_to_save_what_is_not_finite(self, step: int, losses: list[Tensor]) -> None:
+        """Before a checkpoint: one with NaN in it would push out the last good one."""
+        numbers = [*losses, *self.method.parameters()]
+        if not all(bool(number.isfinite().all()) for number in numbers):
+            raise TrainingFailed(
+                f"step {step}: the loss or the weights are not finite; the checkpoints before it are kept; "
+                f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
+            )
 
     def look(self, figures: dict[str, float]) -> str | None:
         """figures: a line of metrics.jsonl, finite. Returns a warning to say, once."""

@@ -17,14 +17,15 @@ from PIL import Image
 def render_report(
     results: dict[str, Any], metrics: Sequence[dict[str, Any]], pictures: Sequence[tuple[str, Image.Image]]
 ) -> str:
-    """The page; all names are escaped."""
+    """The page; all names are escaped, and those that are no Unicode, as file names can be, are shown with a ?."""
     page = Environment(loader=PackageLoader("transfer_runs", "."), autoescape=True).get_template("report.html.j2")
     steps = [line for line in metrics if "loss" in line]
-    return page.render(
+    html = page.render(
         results=results,
         curves=_curves(steps, metrics, results["columns"][0]) if len(steps) > 1 else None,
         pictures=[(caption, _data_uri(picture)) for caption, picture in pictures],
     )
+    return html.encode(errors="replace").decode()
 
 
 def _curves(steps: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]], column: str) -> Markup:
@@ -37,7 +38,7 @@ def _curves(steps: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]], 
         middle.plot([s["step"] for s in steps], [s["lr"] for s in steps], color="#2f6fde")
         middle.set_title("learning rate")
         right.plot([s for s, _ in scores], [v for _, v in scores], color="#2f6fde", marker="o")
-        right.set_title(f"{column} (%)")
+        right.set_title(f"{column} (%)", parse_math=False)
         for axis in (left, middle, right):
             axis.set_xlabel("iteration")
             axis.spines[["top", "right"]].set_visible(False)

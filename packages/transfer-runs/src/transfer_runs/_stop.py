@@ -20,7 +20,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked = False
-        self._deferred = False
+        self.deferred = False
 
     def __enter__(self) -> StopSignal:
         self._before = {s: signal.signal(s, self._handle) for s in SIGNALS}
@@ -35,12 +35,12 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked or not self._deferred:
+        if self.asked or not self.deferred:
             raise Interrupted("stopped before there was anything new to save")
         self.asked = True
 
     def defer(self) -> None:
-        self._deferred = True
+        self.deferred = True
 
 
 _open: list[StopSignal] = []

@@ -24,7 +24,7 @@ from pretrain.config import DeepClusterSettings
 from pretrain.errors import TrainingFailed
 from pretrain.keys import generator, key
 from pretrain.method import Method, n_clusters
-from pretrain.parts import in_parts
+from pretrain.parts import in_parts, mean_over_ranks
 from pretrain.run import Run
 
 
@@ -37,7 +37,7 @@ class DeepCluster(Method):
         self, backbone: ResNet, settings: DeepClusterSettings, n_images: int, group: ProcessGroup | None = None
     ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.group = settings, group
         self.k = n_clusters(settings, n_images, at_most=10_000)
         self.backbone = backbone
         self.head = nn.Linear(backbone.num_features, self.k)
@@ -89,12 +89,12 @@ class DeepCluster(Method):
         features = in_parts(self.backbone, crops, self.settings.micro_batch, self)  # (V B, D)
         self.embeddings = features.detach()
         labels = self.labels[indices].repeat(len(crops))
-        return F.cross_entropy(self.head(features).float(), labels, weight=self.loss_weights())
+        weights = self.loss_weights()
+        total = F.cross_entropy(self.head(features).float(), labels, weight=weights, reduction="sum")
+        return mean_over_ranks(total, weights[labels].sum(), self.group)
 
-    def loss_weights(self) -> Tensor | None:
+    def loss_weights(self) -> Tensor:
         """(K,), size to the minus `reweight_power`; the mean of the loss takes their scale away."""
-        if not self.settings.reweight_power:
-            return None
         return self.sizes.clamp(min=1).float().pow(-self.settings.reweight_power)
 
     def assign(self, run: Run) -> Tensor:

@@ -23,7 +23,7 @@ from pretrain.config import DeepClusterV2Settings
 from pretrain.errors import TrainingFailed
 from pretrain.keys import key, permutation
 from pretrain.method import Method, n_clusters
-from pretrain.parts import in_parts
+from pretrain.parts import in_parts, mean_over_ranks
 from pretrain.run import Run
 
 
@@ -36,7 +36,7 @@ class DeepClusterV2(Method):
         self, backbone: ResNet, settings: DeepClusterV2Settings, n_images: int, group: ProcessGroup | None = None
     ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.group = settings, group
         self.k = n_clusters(settings, n_images, at_most=3000)
         self.backbone = backbone
         self.projector = Projector(
@@ -82,10 +82,15 @@ class DeepClusterV2(Method):
         self.embeddings = z.detach()  # (V B, D), unit rows, float32
         with torch.autocast(z.device.type, enabled=False):
             losses = [
-                _cross_entropy(z @ centroids.T / self.settings.temperature, labels[indices].repeat(len(crops)))
+                self.cross_entropy(z @ centroids.T / self.settings.temperature, labels[indices].repeat(len(crops)))
                 for centroids, labels in zip(self.centroids, self.labels, strict=True)
             ]
         return torch.stack(losses).mean()
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the rows that have a label; 0, not NaN, if none has."""
+        total = F.cross_entropy(logits, labels, reduction="sum")
+        return mean_over_ranks(total, (labels >= 0).sum().float(), self.group)
 
     def after_step(self, run: Run, indices: Tensor) -> None:
         n_codes = self.settings.crops_for_codes
@@ -99,8 +104,3 @@ class DeepClusterV2(Method):
         stats = cluster_stats(self.labels[0], self.k)
         sizes = {"smallest": stats.smallest, "largest": stats.largest, "effective_clusters": stats.effective_clusters}
         return sizes if self.nmi.isnan() else sizes | {"nmi": float(self.nmi)}
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the rows that have a label; 0, not NaN, if none has."""
-    return F.cross_entropy(logits, labels, reduction="sum") / (labels >= 0).sum().clamp(min=1)

@@ -24,7 +24,7 @@ from torch.distributed import ProcessGroup
 from pretrain.config import OdcSettings
 from pretrain.keys import generator, key, permutation, with_replacement
 from pretrain.method import Method, n_clusters
-from pretrain.parts import in_parts
+from pretrain.parts import in_parts, mean_over_ranks
 from pretrain.run import Run
 
 
@@ -33,7 +33,7 @@ class Odc(Method):
         self, backbone: ResNet, settings: OdcSettings, n_images: int, group: ProcessGroup | None = None
     ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.group = settings, group
         self.k = n_clusters(settings, n_images, at_most=10_000)
         self.backbone = backbone
         self.neck = OdcNeck(
@@ -76,11 +76,10 @@ class Odc(Method):
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
         z = in_parts(lambda part: self.neck(self.backbone(part)), crops, self.settings.micro_batch, self)  # (V B, D)
         self.embeddings = z.detach()
-        return F.cross_entropy(
-            self.head(z).float(),
-            self.memory.assignments[indices].repeat(len(crops)),
-            weight=self.memory.loss_weights(self.settings.reweight_power),
-        )
+        labels = self.memory.assignments[indices].repeat(len(crops))
+        weights = self.memory.loss_weights(self.settings.reweight_power)
+        total = F.cross_entropy(self.head(z).float(), labels, weight=weights, reduction="sum")
+        return mean_over_ranks(total, weights[labels].sum(), self.group)
 
     def after_step(self, run: Run, indices: Tensor) -> None:
         self.change = self.memory.update(indices, self.embeddings[: len(indices)])  # the first crop's

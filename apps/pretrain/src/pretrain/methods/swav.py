@@ -26,7 +26,7 @@ from pretrain.config import SwavSettings
 from pretrain.errors import BadInput
 from pretrain.keys import key
 from pretrain.method import Method, n_clusters
-from pretrain.parts import in_parts
+from pretrain.parts import in_parts, mean_over_ranks
 from pretrain.run import Run
 
 
@@ -69,7 +69,9 @@ class Swav(Method):
         self.embeddings = z.detach()  # (V B, D)
         scores = self.prototypes(z).chunk(len(crops))  # V of (B, K) float32
         self.codes = [self.codes_of(crop, scores[crop].detach()) for crop in range(self.settings.crops_for_codes)]
-        return swapped_prediction_loss(scores, self.codes, self.settings.temperature)
+        mean = swapped_prediction_loss(scores, self.codes, self.settings.temperature)
+        n = torch.tensor(float(len(indices)), device=z.device)
+        return mean_over_ranks(mean * n, n, self.group)
 
     @torch.no_grad()
     def codes_of(self, crop: int, scores: Tensor) -> Tensor:

@@ -1,0 +1,171 @@
+"""Checkpoints: whole or not there, written beside the training, and never trusted without their hash.
+
+A checkpoint is a file of `torch.save` whose zip comment is the SHA-256 of the bytes before it. It is written beside its
+place, flushed to the disk, then renamed; the one before is kept. So whatever dies at whatever moment, one whole
+checkpoint is there, and a file that was damaged later is recognised before a byte of it is interpreted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from pretrain.errors import BadInput
+
+_MARK = b"sha256 "
+_COMMENT = len(_MARK) + 64  # of hexadecimal digits
+_CHUNK = 1 << 22  # bytes
+
+
+class Checkpoints:
+    """`checkpoint.pt` and, as `checkpoint.previous.pt`, the one before, in one folder.
+
+    `save` copies the tensors and returns; a thread writes the copy, which is kept for the next one: a run needs its
+    state twice. The copy is all that a training step waits for, unless the disk is slower than the checkpoints come."""
+
+    def __init__(self, folder: Path) -> None:
+        self.last = folder / "checkpoint.pt"
+        self.previous = folder / "checkpoint.previous.pt"
+        self._copy: Any = None
+        self._writer: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Raises OSError if the checkpoint before this one could not be written."""
+        self.wait()
+        self._copy = _copied(state, self._copy)
+        self._writer = threading.Thread(target=self._write, name="checkpoint", daemon=True)
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is on the disk; raises OSError if it could not be written."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Whatever ends the run, what was to be written is written; its own failure is said unless there is another."""
+        try:
+            self.wait()
+        except OSError:
+            if error is None:
+                raise
+
+    def load(self) -> tuple[dict[str, Any] | None, str | None]:
+        """The newest checkpoint that is whole, on the CPU, and a warning if it is not the last; (None, None) before
+        the first. A damaged file is put aside, so that the next `save` cannot push out the good one for it.
+
+        Raises BadInput if there are only damaged ones."""
+        damaged: list[str] = []
+        for path in (self.last, self.previous):
+            if not path.exists():
+                continue
+            if (state := _read(path)) is not None:
+                return state, "; ".join([*damaged, "going on from the one before"]) if damaged else None
+            aside = path.with_suffix(".damaged")
+            os.replace(path, aside)
+            damaged.append(f"{path} is damaged, and now {aside.name}")
+        if damaged:
+            raise BadInput("; ".join([*damaged, "there is no other checkpoint: start the run anew"]))
+        return None, None
+
+    def _write(self) -> None:
+        part = self.last.with_suffix(".part")
+        try:
+            with part.open("wb") as file:
+                _write_hashed(self._copy, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if self.last.exists():
+                os.replace(self.last, self.previous)
+            os.replace(part, self.last)
+            _flush_folder(self.last.parent)
+        except OSError as error:  # raised in the training's thread, by the next `save` or `wait`
+            self._error = error
+            part.unlink(missing_ok=True)
+
+
+def _copied(value: Any, old: Any) -> Any:
+    """A copy of nested dicts, lists and tuples with every tensor in memory of its own, on the CPU: that of `old`, an
+    earlier copy, where it fits (fresh pages cost more than the copying)."""
+    if isinstance(value, Tensor):
+        fits = isinstance(old, Tensor) and old.shape == value.shape and old.dtype == value.dtype
+        target = old if fits else torch.empty_like(value, device="cpu", memory_format=torch.preserve_format)
+        return target.copy_(value.detach())
+    if isinstance(value, dict):
+        by_key = old if isinstance(old, dict) else {}
+        return {key: _copied(item, by_key.get(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        known = old if isinstance(old, list | tuple) and len(old) == len(value) else [None] * len(value)
+        return type(value)(_copied(item, before) for item, before in zip(value, known, strict=True))
+    return value
+
+
+class _Hashed:
+    """A file that is written from front to end, and its SHA-256."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write_hashed(state: Any, file: BinaryIO) -> None:
+    hashed = _Hashed(file)
+    torch.save(state, hashed)  # type: ignore[arg-type]  # it asks for nothing but write and flush
+    file.seek(-2, os.SEEK_END)  # a zip archive ends with the length of its comment, two bytes
+    file.write(_COMMENT.to_bytes(2, "little") + _MARK + hashed.sha.hexdigest().encode())
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The state, or None if the file is damaged or none of ours."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            sha = hashlib.sha256()
+            for piece in _pieces(file, size - _COMMENT - 2):
+                sha.update(piece)
+            sha.update(b"\0\0")  # as it was when the hash was taken: no comment yet
+            if file.read() != _COMMENT.to_bytes(2, "little") + _MARK + sha.hexdigest().encode():
+                return None
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return state
+
+
+def _pieces(file: BinaryIO, n_bytes: int) -> Iterator[bytes]:
+    while n_bytes > 0 and (piece := file.read(min(_CHUNK, n_bytes))):
+        n_bytes -= len(piece)
+        yield piece
+
+
+def _flush_folder(folder: Path) -> None:
+    """So that the renames outlive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,84 @@
+"""Where the time of a run goes: waiting for data, augmentation, network, method."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+SECTIONS = {
+    "data": "waiting for data",
+    "augmentation": "augmentation",
+    "network": "network",  # forward, loss, backward, update
+    "method": "method",  # codes, memories, clusterings
+}
+
+
+class Clock:
+    """Seconds by section. A section inside another one is not counted twice.
+
+    On a GPU, sections are timed there, by events that nobody waits for until `figures` asks."""
+
+    def __init__(self, device: torch.device, before: dict[str, float] | None = None) -> None:
+        self.cuda = device.type == "cuda"
+        self.total = dict.fromkeys(SECTIONS, 0.0) | (before or {})
+        self._at_last_line = dict(self.total)
+        self._open: list[str] = []
+        self._since: Any = None
+        self._events: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        self._turn()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self._open.pop()
+
+    def waiting(self, name: str, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches; the time until each is there is counted, on the host also beside a GPU."""
+        iterator = iter(batches)
+        while True:
+            began = time.perf_counter()
+            batch = next(iterator, None)
+            self.total[name] += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    def figures(self) -> dict[str, float]:
+        """`time_SECTION`, seconds of each since the last call."""
+        for name, began, ended in self._events:
+            ended.synchronize()
+            self.total[name] += began.elapsed_time(ended) / 1000
+        self._events = []
+        new = {f"time_{name}": self.total[name] - self._at_last_line[name] for name in SECTIONS}
+        self._at_last_line = dict(self.total)
+        return new
+
+    def summary(self) -> str:
+        """One line: the share of each section in what was timed."""
+        self.figures()
+        whole = sum(self.total.values()) or 1.0
+        return ", ".join(f"{text} {self.total[name] / whole:.0%}" for name, text in SECTIONS.items())
+
+    def _turn(self) -> None:
+        """What ran until now goes to the innermost open section."""
+        now = self._now()
+        if self._open and self.cuda:
+            self._events.append((self._open[-1], self._since, now))
+        elif self._open:
+            self.total[self._open[-1]] += now - self._since
+        self._since = now
+
+    def _now(self) -> Any:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -1,0 +1,86 @@
+"""Batch norm over the batches of all ranks, on any device: torch's own works on GPUs only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def synchronise_batch_norm(network: nn.Module, group: Any, *, cuda: bool) -> nn.Module:
+    """The network, its batch norms over all ranks of `group` from now on; the names of its state stay as they are."""
+    if cuda:
+        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network, group)
+        return synced
+    if isinstance(network, nn.BatchNorm1d | nn.BatchNorm2d):
+        # its class alone changes, so parameters, buffers and whatever refers to it stay what they are
+        network.__class__ = _SyncBatchNorm1d if isinstance(network, nn.BatchNorm1d) else _SyncBatchNorm2d
+        network.group = group
+    for child in network.children():
+        synchronise_batch_norm(child, group, cuda=cuda)
+    return network
+
+
+class _Sum(torch.autograd.Function):
+    """Over ranks, forward and backward."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, group: Any) -> Tensor:
+        context.group = group
+        y = x.clone()
+        dist.all_reduce(y, group=group)
+        return y
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient, group=context.group)
+        return gradient, None
+
+
+class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """In training as `nn.BatchNorm*d` would be on the rows of all ranks put together, forward and backward.
+
+    Statistics are float32, in two passes (mean, then squared differences); the running ones are the same everywhere."""
+
+    group: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        across = [d for d in range(x.ndim) if d != 1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        wide = x.float()
+        n_here = torch.tensor([float(x.numel() // x.shape[1])])
+        total = _Sum.apply(torch.cat([wide.sum(across), n_here]), self.group)
+        n = total[-1].detach()
+        mean = total[:-1] / n
+        centred = wide - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(across), self.group) / n
+        self._learn(mean.detach(), variance.detach() * n / (n - 1))
+        y = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _learn(self, mean: Tensor, unbiased: Tensor) -> None:
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        momentum = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+            if momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum or 0.0)
+        self.running_var.lerp_(unbiased, momentum or 0.0)
+
+
+class _SyncBatchNorm1d(_SyncBatchNorm, nn.BatchNorm1d):
+    pass
+
+
+class _SyncBatchNorm2d(_SyncBatchNorm, nn.BatchNorm2d):
+    pass
