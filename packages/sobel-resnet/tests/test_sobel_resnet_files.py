@@ -207,7 +207,7 @@ def test_other_errors(tmp_path: Path) -> None:
         save_backbone(torch.nn.Linear(2, 2), tmp_path / "x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="arch"):
         save_backbone(resnet18(width=0.25), tmp_path / "x", {"arch": "mine"})
-    newer = {"sobel_resnet": "2", "arch": "resnet18"}
+    newer = {"sobel_resnet": "3", "arch": "resnet18"}
     save_file(resnet18(width=0.25).state_dict(), tmp_path / "new.safetensors", newer)
     with pytest.raises(ValueError, match="upgrade"):
         load_backbone(tmp_path / "new.safetensors")

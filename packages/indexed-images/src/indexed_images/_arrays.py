@@ -1,13 +1,15 @@
 """`npz:` and `digits`: images that are arrays already."""
 
+import math
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
 from ._hash import hash64, keys
 from ._source import ArraySource, NoSuchSplit, Request
 
+_NPZ_KEYS = ("images", "labels", "class_names")
 _DIGITS_STREAM = 2  # apart from the streams of the drawn splits
 
 
@@ -20,11 +22,10 @@ def open_npz(request: Request) -> ArraySource:
     if not file.is_file():
         raise FileNotFoundError(f"no npz file {str(file)!r}: write npz:FILE[,VALFILE]")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {key: arrays[key] for key in ("images", "labels", "class_names") if key in arrays}
-            keys_there = sorted(arrays)
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, BadZipFile) as error:
-        raise ValueError(f"{file} is not an npz file of plain arrays: {error}") from error
+        found, keys_there = _read_npz(file)
+    except Exception as error:  # damaged files make NumPy raise OSError, BadZipFile, zlib.error, SyntaxError, ...
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{file} is not an npz file of plain arrays: {reason}") from error
     if "images" not in found:
         raise ValueError(f"{file} has no array 'images', only {keys_there}: save it with np.savez(FILE, images=...)")
     images, labels, names = found["images"], found.get("labels"), found.get("class_names")
@@ -40,6 +41,29 @@ def open_npz(request: Request) -> ArraySource:
         None if names is None else [str(name) for name in names],
         str(file),
     )
+
+
+def _read_npz(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that are ours, never unpickled, and the names of all."""
+    with ZipFile(file) as archive:
+        for member in archive.namelist():
+            if member.removesuffix(".npy") in _NPZ_KEYS:
+                _check_claim(archive, member)
+    with np.load(file, allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in _NPZ_KEYS if key in arrays}, sorted(arrays)
+
+
+def _check_claim(archive: ZipFile, member: str) -> None:
+    """Raise unless the array's header claims the bytes that follow it: NumPy takes the memory before it reads them."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        held = archive.getinfo(member).file_size - file.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{member} holds Python objects, which only unpickling, never done here, could read")
+    if math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"{member} claims {dtype} {shape} but holds {held:,} bytes")
 
 
 def open_digits(request: Request) -> ArraySource:

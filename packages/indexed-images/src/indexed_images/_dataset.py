@@ -69,7 +69,7 @@ class IndexedImages(Dataset[Sample]):
         except CorruptImage as error:
             self._corrupt[asked] = 1
             if self._on_corrupt == "raise":
-                raise CorruptImage(f"{self._source.name(asked)} (index {asked}): {error}") from error
+                raise CorruptImage(f"{_shown(self._source.name(asked))} (index {asked}): {error}") from error
         return self._replacement(asked)
 
     def bytes(self, index: SupportsIndex) -> builtins.bytes | None:
@@ -78,7 +78,7 @@ class IndexedImages(Dataset[Sample]):
         try:
             return self._source.read(i)
         except CorruptImage as error:
-            raise CorruptImage(f"{self._source.name(i)} (index {i}): {error}") from error
+            raise CorruptImage(f"{_shown(self._source.name(i))} (index {i}): {error}") from error
 
     def resident(
         self,
@@ -135,7 +135,7 @@ class IndexedImages(Dataset[Sample]):
     def _refuse_too_many(self) -> None:
         count, limit = int(self._corrupt.sum()), max(1, len(self) // 100)
         if count > limit:
-            first = "; ".join(f"{path}: {reason}" for _, path, reason in self.skipped[:3])
+            first = "; ".join(f"{_shown(path)}: {reason}" for _, path, reason in self.skipped[:3])
             raise CorruptImage(
                 f"{self.spec}: {count} of {len(self)} images are corrupt, at most {limit} may be replaced: {first}"
             )
@@ -147,3 +147,8 @@ class IndexedImages(Dataset[Sample]):
         except CorruptImage as error:
             return str(error)
         return "could not be read once, can be read now"
+
+
+def _shown(name: str) -> str:
+    """A file's name fit for a terminal: line breaks, control characters and bytes that are no UTF-8 escaped."""
+    return name if name.isprintable() else ascii(name)

@@ -9,42 +9,56 @@ from torch import Tensor
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
+# Judged by content, not by name. No other reader of Pillow's is asked: some start programs (EPS runs Ghostscript).
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_HOW_TO_RAISE = "(set PIL.Image.MAX_IMAGE_PIXELS higher if you trust the file)"
+_BYTES_A_PIXEL = 8  # four channels of 16 bit: more than any file of these formats needs
+
 
 class CorruptImage(ValueError):
     """An image that cannot be read: missing, truncated, not an image, a decompression bomb, or of unknown range."""
 
 
-def decode(data: bytes) -> Tensor:
-    """The first frame of an encoded image as uint8 (3, H, W), RGB, EXIF orientation applied.
+def decode(data: bytes, upright: bool = True) -> Tensor:
+    """The first frame of an encoded image as uint8 (3, H, W), RGB.
 
-    Transparency is composited on white; 16-bit grey is scaled (v / 257, rounded), not clipped; CMYK is converted.
-    Raises CorruptImage with the reason. More pixels than `PIL.Image.MAX_IMAGE_PIXELS` count as a decompression bomb.
+    upright: turn it as EXIF says; False leaves it as it is stored, as torchvision's loaders do. Transparency is
+    composited on white; 16-bit grey is scaled (v / 257, rounded), not clipped; CMYK is converted. Raises CorruptImage
+    with the reason. More pixels than `PIL.Image.MAX_IMAGE_PIXELS` count as a decompression bomb, refused from the
+    header: no memory is taken for them.
     """
     try:
-        with Image.open(io.BytesIO(data)) as file:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
             _refuse_bomb(file)
             file.load()
-            array = np.array(_rgb(_upright(file)))
+            array = np.array(_rgb(_turned(file) if upright else file))
     except (CorruptImage, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise CorruptImage(f"decompression bomb: {error}") from error
+        raise CorruptImage(f"decompression bomb: {error} {_HOW_TO_RAISE}") from error
     except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, ...
         reason = "not an image Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise CorruptImage(reason or type(error).__name__) from error
+        raise CorruptImage(" ".join(reason.split()) or type(error).__name__) from error
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def check_size(n_bytes: int) -> None:
+    """Raise CorruptImage, before anything is read, if no image within the limit of pixels is as large as this file."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and n_bytes > _BYTES_A_PIXEL * limit:
+        raise CorruptImage(
+            f"{n_bytes:,} bytes, limit {_BYTES_A_PIXEL * limit:,}: no image of {limit} pixels {_HOW_TO_RAISE}"
+        )
 
 
 def _refuse_bomb(image: Image.Image) -> None:
     # Pillow only warns between one and two times its limit; warning filters are process-wide, so we count ourselves.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise CorruptImage(
-            f"decompression bomb: {image.width}x{image.height} pixels, limit {limit} (PIL.Image.MAX_IMAGE_PIXELS)"
-        )
+        raise CorruptImage(f"decompression bomb: {image.width}x{image.height} pixels, limit {limit} {_HOW_TO_RAISE}")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turned(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block, which raises nearly anything, does not break the image

@@ -31,33 +31,38 @@ def open_folder(request: Request) -> FileSource:
         raise FileNotFoundError(_nothing_in(here))
     paths = [str(here.joinpath(*parts)) for parts in found]
     if any(len(parts) == 1 for parts in found):
-        return FileSource(paths, None, None)
+        return FileSource(paths, None, None, request.upright)
     # All splits name the classes, so that a class missing from one of them does not shift the others.
     vocabulary = [name for r in roots for name in _subfolders(r)]
-    return FileSource(paths, *encode_names([parts[0] for parts in found], vocabulary))
+    return FileSource(paths, *encode_names([parts[0] for parts in found], vocabulary), request.upright)
 
 
 def open_list(request: Request) -> FileSource:
-    """`path[ label]` per line, paths relative to the file; a path ends at its last image extension, spaces are fine."""
+    """`path[ label]` per line, paths relative to the file; a path ends at its last image extension, spaces are fine.
+
+    A path may be absolute or lead out of the folder: a list is the user's own. Bytes that are no UTF-8 are kept as they
+    are, since file names are bytes.
+    """
     file = Path(request.arg).expanduser()
     if not request.arg or not file.is_file():
         raise FileNotFoundError(f"no list file {str(file)!r}: write list:FILE with one `path[ label]` per line")
     only_train(request, f"list {str(file)!r}", "write the validation images into a list of their own")
     paths: list[str] = []
     labels: list[str | None] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
+    text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
             raise ValueError(
-                f"{file}, line {number}: expected `path[ label]` with one of {' '.join(EXTENSIONS)}, got {line!r}"
+                f"{file}, line {number}: expected `path[ label]` with one of {' '.join(EXTENSIONS)}, got {line[:80]!r}"
             )
         paths.append(os.path.join(file.parent, match[1]))
         labels.append(match[2])
     if not paths:
         raise ValueError(f"{file} names no image: expected one `path[ label]` per line")
-    return FileSource(paths, *_list_labels(file, labels))
+    return FileSource(paths, *_list_labels(file, labels), request.upright)
 
 
 def _list_labels(file: Path, found: list[str | None]) -> tuple[Labels, list[str] | None]:
@@ -76,7 +81,8 @@ def _list_labels(file: Path, found: list[str | None]) -> tuple[Labels, list[str]
 
 def _subfolders(root: Path) -> list[str]:
     with os.scandir(root) as entries:
-        return [entry.name for entry in entries if entry.is_dir() and _wanted(entry.name)]
+        # isdir, as entry.is_dir() raises where a link points to itself
+        return [entry.name for entry in entries if os.path.isdir(entry.path) and _wanted(entry.name)]
 
 
 def _wanted(name: str) -> bool:

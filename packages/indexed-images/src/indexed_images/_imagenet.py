@@ -26,17 +26,18 @@ def open_imagenet(request: Request) -> FileSource:
         raise absent(request, f"imagenet: no folder {split}/ in {str(root)!r}, only {_content(root)}")
     wnids = _wnids(root / split)
     if split == "val" and not wnids and (flat := _images(root / "val")):
-        return _open_flat(root, flat)
+        return _open_flat(root, flat, request.upright)
     if missing := _what_is_missing(root, split, wnids):
         raise FileNotFoundError(f"imagenet: {missing}; for another set of classes, write folder:{root}")
     names = [_images(root / split / wnid) for wnid in wnids]
     paths = [os.path.join(root, split, wnid, name) for wnid, found in zip(wnids, names, strict=True) for name in found]
     if not paths:
         raise FileNotFoundError(f"imagenet: no image in the class folders of {str(root / split)!r}: unpack them there")
-    return FileSource(paths, np.repeat(np.arange(_N_CLASSES), [len(found) for found in names]), wnids)
+    labels = np.repeat(np.arange(_N_CLASSES), [len(found) for found in names])
+    return FileSource(paths, labels, wnids, request.upright)
 
 
-def _open_flat(root: Path, images: list[str]) -> FileSource:
+def _open_flat(root: Path, images: list[str], upright: bool) -> FileSource:
     file = next((root / name for name in _VAL_LISTS if (root / name).is_file()), None)
     if file is None:
         raise FileNotFoundError(
@@ -54,11 +55,11 @@ def _open_flat(root: Path, images: list[str]) -> FileSource:
     trained = _wnids(root / "train")
     if labels[0].isdecimal():
         class_names = trained if len(trained) == _N_CLASSES else None
-        return FileSource(paths, class_indices(labels, _N_CLASSES, file), class_names)
+        return FileSource(paths, class_indices(labels, _N_CLASSES, file), class_names, upright)
     vocabulary = {*label_of.values(), *trained}
     if len(vocabulary) != _N_CLASSES:
         raise ValueError(f"{file} and train/ name {len(vocabulary):,} classes together, expected 1,000 wnids")
-    return FileSource(paths, *encode_names(labels, vocabulary))
+    return FileSource(paths, *encode_names(labels, vocabulary), upright)
 
 
 def _by_name(file: Path) -> tuple[list[str], list[str]]:

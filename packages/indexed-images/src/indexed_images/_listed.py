@@ -37,13 +37,15 @@ def first_file(request: Request, root: Path, candidates: tuple[str, ...], name: 
 def read_pairs(file: Path) -> tuple[list[str], list[str]]:
     """Paths and labels of a list with one `path label` or `path,label` a line; labels hold no space and no comma."""
     paths, labels = [], []
-    with file.open(encoding="utf-8-sig") as lines:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             match = _PAIR.fullmatch(line.strip())
             if match is None:
-                raise ValueError(f"{file}, line {number}: expected `path label` or `path,label`, got {line.strip()!r}")
+                raise ValueError(
+                    f"{file}, line {number}: expected `path label` or `path,label`, got {line.strip()[:80]!r}"
+                )
             paths.append(match[1])
             labels.append(match[2])
     if not paths:

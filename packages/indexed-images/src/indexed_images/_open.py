@@ -31,23 +31,34 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "inat18": open_inat18,
 }
 
+# Published figures, and boxes and masks, are of the pixels as stored: torchvision's loaders do not look at EXIF.
+_AS_STORED = ("voc07", "imagenet", "places205", "inat18")
+
 
 def open_images(
-    spec: str, split: str = "train", *, on_corrupt: OnCorrupt = "raise", seed: int = 0, download: bool = False
+    spec: str,
+    split: str = "train",
+    *,
+    on_corrupt: OnCorrupt = "raise",
+    seed: int = 0,
+    download: bool = False,
+    upright: bool | None = None,
 ) -> IndexedImages:
     """The images of one source and split: `name` or `name:argument`, see the README's table of specs.
 
     split: "train", "val" or "test"; where a source has only one of the last two, either names it. on_corrupt: "raise",
     or "replace" by the next good index (see `IndexedImages`). seed: of the drawn world and of drawn splits. download:
-    may the classic sets be fetched. Raises ValueError for an unknown spec, `NoSuchSplit` (a ValueError), and
-    FileNotFoundError where nothing is.
+    may the classic sets be fetched. upright: turn photographs as their EXIF says; None means all but those of voc07,
+    imagenet, places205 and inat18, whose published figures, boxes and masks are of images as stored. Raises ValueError
+    for an unknown spec, `NoSuchSplit` (a ValueError), and FileNotFoundError where nothing is.
     """
     name, _, arg = spec.partition(":")
     if name not in SOURCES:
         raise ValueError(_unknown(spec, name))
     if split not in ("train", "val", "test"):
         raise NoSuchSplit(f"unknown split {split!r}: 'train', 'val' or 'test'")
-    return IndexedImages(SOURCES[name](Request(arg, split, seed, download)), spec, on_corrupt)
+    upright = name not in _AS_STORED if upright is None else upright
+    return IndexedImages(SOURCES[name](Request(arg, split, seed, download, upright)), spec, on_corrupt)
 
 
 def _unknown(spec: str, name: str) -> str:

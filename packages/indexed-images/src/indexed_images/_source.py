@@ -1,6 +1,7 @@
 """What a source of images must offer, and the two common kinds: encoded files and one array."""
 
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._decode import CorruptImage, decode
+from ._decode import CorruptImage, check_size, decode
 
 Labels = np.ndarray | None  # int64 (N,), or (N, C) of a multi-label set
 
@@ -20,12 +21,13 @@ class NoSuchSplit(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """What `open_images` was asked for: `arg` is the spec after its first colon."""
+    """What `open_images` was asked for: `arg` is the spec after its first colon; `upright`: does EXIF turn images."""
 
     arg: str
     split: str
     seed: int
     download: bool
+    upright: bool
 
 
 class Source(Protocol):
@@ -73,22 +75,30 @@ class ArraySource:
 class FileSource:
     """Encoded files, one image each."""
 
-    def __init__(self, paths: Iterable[str], labels: Labels, class_names: list[str] | None) -> None:
+    def __init__(self, paths: Iterable[str], labels: Labels, class_names: list[str] | None, upright: bool) -> None:
         self.labels, self.class_names = labels, class_names
         self._paths = PackedStrings(paths)
+        self._upright = upright
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def image(self, i: int) -> Tensor:
-        return decode(self.read(i))
+        return decode(self.read(i), self._upright)
 
     def read(self, i: int) -> bytes:
+        path = self._paths[i]
         try:
-            with open(self._paths[i], "rb") as file:
+            found = os.stat(path)  # first: a pipe would keep us waiting, a device has no end
+            if not stat.S_ISREG(found.st_mode):
+                raise CorruptImage("not a regular file")
+            check_size(found.st_size)
+            with open(path, "rb") as file:
                 return file.read()
-        except OSError as error:
-            raise CorruptImage(error.strerror or str(error)) from error
+        except CorruptImage:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte in it
+            raise CorruptImage(getattr(error, "strerror", None) or str(error)) from error
 
     def name(self, i: int) -> str:
         return self._paths[i]
@@ -111,10 +121,11 @@ class PackedStrings:
 
 
 def encode_names(names: list[str], vocabulary: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Class names as int64 indices into the sorted vocabulary."""
+    """Class names as int64 indices into the sorted vocabulary; bytes that are no UTF-8 are shown as U+FFFD."""
     class_names = sorted(set(vocabulary))
     index = {name: k for k, name in enumerate(class_names)}
-    return np.array([index[name] for name in names], dtype=np.int64), class_names
+    shown = [name.encode(errors="surrogateescape").decode(errors="replace") for name in class_names]
+    return np.array([index[name] for name in names], dtype=np.int64), shown
 
 
 def choose_split(present: Iterable[str], split: str) -> str | None:

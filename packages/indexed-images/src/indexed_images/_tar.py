@@ -1,18 +1,23 @@
 """`tar:`: uncompressed archives, headers scanned once, members read where they lie; nothing is ever extracted."""
 
 import glob
+import io
 import os
 import re
 import tarfile
+import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from ._decode import EXTENSIONS, CorruptImage, decode
+from ._decode import EXTENSIONS, CorruptImage, check_size, decode
 from ._source import Labels, PackedStrings, Request, choose_split, encode_names, only_train
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+_LABEL_BYTES = 4096  # of a .cls member
 
 
 class _Member(NamedTuple):
@@ -27,9 +32,10 @@ class TarSource:
     """Members of tar files, read by offset."""
 
     def __init__(
-        self, shards: list[str], members: list[_Member], labels: Labels, class_names: list[str] | None
+        self, shards: list[str], members: list[_Member], labels: Labels, class_names: list[str] | None, upright: bool
     ) -> None:
         self.labels, self.class_names = labels, class_names
+        self._upright = upright
         self._shards = shards
         self._names = PackedStrings("/".join(m.parts) for m in members)
         self._where = np.array([(m.shard, m.offset, m.size) for m in members], dtype=np.int64)  # (N, 3)
@@ -38,17 +44,21 @@ class TarSource:
         return len(self._names)
 
     def image(self, i: int) -> Tensor:
-        return decode(self.read(i))
+        return decode(self.read(i), self._upright)
 
     def read(self, i: int) -> bytes:
         shard, offset, size = self._where[i].tolist()
+        check_size(size)
         try:
             # Opened for each read: microseconds beside a decode, and nothing to share between processes.
             with open(self._shards[shard], "rb") as file:
                 file.seek(offset)
-                return file.read(size)
+                data = file.read(size)
         except OSError as error:
             raise CorruptImage(error.strerror or str(error)) from error
+        if len(data) < size:
+            raise CorruptImage(f"only {len(data):,} of {size:,} bytes: the archive was cut since it was opened")
+        return data
 
     def name(self, i: int) -> str:
         return f"{self._shards[self._where[i, 0]]}::{self._names[i]}"
@@ -68,10 +78,11 @@ def open_tar(request: Request) -> TarSource:
     chosen = choose_split({m.parts[0] for m in members if len(m.parts) > 1}, request.split)
     if chosen is None:
         only_train(request, f"tar {request.arg!r}", "it has no folders train/ and val/; open the other shards instead")
-        return TarSource(shards, members, *_labels(members, members))
+        return TarSource(shards, members, *_labels(members, members), request.upright)
     in_splits = [m._replace(parts=m.parts[1:]) for m in members if m.parts[0] in ("train", "val", "test")]
     here = [m for m in members if m.parts[0] == chosen and len(m.parts) > 1]
-    return TarSource(shards, here, *_labels([m._replace(parts=m.parts[1:]) for m in here], in_splits))
+    labels, class_names = _labels([m._replace(parts=m.parts[1:]) for m in here], in_splits)
+    return TarSource(shards, here, labels, class_names, request.upright)
 
 
 def expand_ranges(pattern: str) -> list[str]:
@@ -95,33 +106,60 @@ def _files(pattern: str) -> list[str]:
     return found
 
 
+class _Bounded(io.BufferedReader):
+    """tarfile asks for as many bytes as a header claims, and Python takes the memory before it reads them."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or not 0 <= size <= left else size)
+
+
 def _scan(number: int, shard: str) -> list[_Member]:
-    with open(shard, "rb") as file:
+    images, classes, odd = [], {}, []
+    with _Bounded(io.FileIO(shard)) as file:
+        end = os.fstat(file.fileno()).st_size
         start = file.read(6)
         for magic, kind in _COMPRESSED.items():
             if start.startswith(magic):
                 raise ValueError(f"{shard} is compressed ({kind}), which allows no random access: decompress it first")
         file.seek(0)
-        images, classes = [], {}
         try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                while (info := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps every header in memory
-                    parts = tuple(part for part in info.name.split("/") if part not in ("", ".", ".."))
-                    if not info.isreg() or info.issparse() or not parts or parts[-1].startswith("."):
-                        continue
-                    suffix = os.path.splitext(parts[-1])[1].lower()
-                    if suffix == ".cls":
-                        file.seek(info.offset_data)
-                        classes[_key(parts)] = file.read(info.size).decode("utf-8", "replace").strip()
-                    elif suffix in EXTENSIONS:
-                        images.append((parts, info.offset_data, info.size))
-        except tarfile.TarError as error:
-            raise ValueError(f"{shard} is not a whole tar file: {error}") from error
-        end = file.seek(0, os.SEEK_END)
-    if images and max(offset + size for _, offset, size in images) > end:
-        raise ValueError(f"{shard} is truncated: its last image ends beyond the file's {end} bytes")
+            for info in _headers(file):
+                parts = tuple(part for part in info.name.split("/") if part not in ("", ".", ".."))
+                suffix = os.path.splitext(parts[-1])[1].lower() if parts else ""
+                if suffix not in (*EXTENSIONS, ".cls") or parts[-1].startswith("."):
+                    continue
+                if not info.isreg() or info.issparse():
+                    odd.append(info.name)
+                    continue
+                if info.offset_data + info.size > end:
+                    raise tarfile.ReadError(f"truncated, {info.name!r} ends beyond the file's {end:,} bytes")
+                if suffix != ".cls":
+                    images.append((parts, info.offset_data, info.size))
+                    continue
+                if info.size > _LABEL_BYTES:
+                    raise tarfile.ReadError(f"{info.name!r} has {info.size:,} bytes, expected a class index or name")
+                file.seek(info.offset_data)
+                classes[_key(parts)] = file.read(info.size).decode("utf-8", "replace").strip()
+        except Exception as error:  # damaged headers make tarfile raise ValueError, OverflowError, ... beside TarError
+            raise ValueError(f"{shard} is not a whole tar file: {' '.join(str(error).split())[:200]}") from error
+    if odd:
+        warnings.warn(
+            f"{shard}: {len(odd):,} members are links, devices or sparse and are passed over, the first is {odd[0]!r}",
+            stacklevel=2,
+        )
     return [_Member(parts, number, offset, size, classes.get(_key(parts))) for parts, offset, size in images]
+
+
+def _headers(file: _Bounded) -> Iterator[tarfile.TarInfo]:
+    last = -1
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        while (info := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps every header in memory
+            if info.offset <= last or info.size < 0:
+                raise tarfile.ReadError(f"{info.name!r} has a size below zero: its headers have no end")
+            last = info.offset
+            yield info
 
 
 def _key(parts: tuple[str, ...]) -> tuple[str, ...]:

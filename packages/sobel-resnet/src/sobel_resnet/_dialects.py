@@ -14,6 +14,7 @@ from ._resnet import LAYOUTS, Stem
 from ._sobel import SobelFilter
 
 _CONTAINERS = ("state_dict", "model", "classy_state_dict", "base_model", "trunk", "model_state_dict")
+_MAX_DEPTH = 16  # known files have up to three; a pickle can hold a container that holds itself
 # What DDP, torch.compile, MMSelfSup, solo-learn, Lightning modules and VISSL put before a backbone's own names.
 _PREFIX = re.compile(r"((?:(?:module|_orig_mod|backbone|encoder|base_model|_feature_blocks)\.)*)(conv1|0)\.weight")
 _TRUNK = re.compile(r"(conv|bn|layer)\d+\.")
@@ -31,11 +32,14 @@ class Trunk:
 
 
 def find_trunk(content: Mapping[Any, Any]) -> Trunk:
-    """Open containers, strip known prefixes, translate names; ValueError if no or several trunks show, or another
-    Sobel filter than `SobelFilter` stands in front."""
+    """Open containers, strip known prefixes, translate names; ValueError if no or several trunks show, another Sobel
+    filter than `SobelFilter` stands in front, or a tensor of them is not one of plain floats."""
     top = content
     heads: list[str] = []
+    depth = 0
     while (inner := _container(content)) is not None:
+        if (depth := depth + 1) > _MAX_DEPTH:
+            raise ValueError(f"containers are nested deeper than {_MAX_DEPTH}: save only the state_dict")
         if inner == "trunk" and isinstance(content.get("heads"), Mapping):  # VISSL keeps them beside the trunk
             heads = [f"heads.{key}" for key in content["heads"]]
         content = content[inner]
@@ -45,6 +49,7 @@ def find_trunk(content: Mapping[Any, Any]) -> Trunk:
     for key, value in tensors.items():
         name = rename(key.removeprefix(prefix))
         if key.startswith(prefix) and _TRUNK.match(name):
+            _check_plain(key, value)
             trunk[name] = value
         else:
             dropped.append(key)
@@ -88,6 +93,14 @@ def _find_names(keys: list[str]) -> tuple[str, Callable[[str], str]]:
     return prefixes.popitem()
 
 
+def _check_plain(key: str, value: Tensor) -> None:
+    """ValueError unless this is a dense tensor of floats (counters may be integers); a pickle can hold other kinds."""
+    if value.is_nested or value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        raise ValueError(f"{key} is no dense tensor of plain numbers: save the state_dict of the float model")
+    if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
+        raise ValueError(f"{key} is {value.dtype}, expected floats: save the state_dict of the float model")
+
+
 def _check_sobel(tensors: Mapping[str, Tensor], conv1: Tensor) -> None:
     """ValueError if the file holds a Sobel layer that is not ours, as where MMSelfSup 1.x initialised over it."""
     ours = {
@@ -99,6 +112,7 @@ def _check_sobel(tensors: Mapping[str, Tensor], conv1: Tensor) -> None:
     for key, value in tensors.items():
         if (found := _SOBEL.fullmatch(key)) is None:
             continue
+        _check_plain(key, value)
         wanted = ours.get(found[1])
         # 1e-3 lets 1/3 in bfloat16 pass
         if (
@@ -110,7 +124,7 @@ def _check_sobel(tensors: Mapping[str, Tensor], conv1: Tensor) -> None:
                 f"{key} is not DeepCluster's Sobel filter (mean of 3 channels, then two fixed 3x3 kernels), which is "
                 "the only one this package computes: the network would see other images than it was trained on"
             )
-        if conv1.shape[1] != 2:
+        if conv1.shape[1:2] != (2,):
             raise ValueError(f"{key} puts two channels before conv1.weight, which is {tuple(conv1.shape)}")
 
 

@@ -26,6 +26,8 @@ def empty_linear(in_dim: int, out_dim: int) -> nn.Linear:
 @torch.no_grad()
 def kaiming_normal_fan_out_(weight: Tensor, generator: torch.Generator) -> None:
     """He et al. 2015 (arXiv:1502.01852) for ReLU, variance kept in the backward pass; weight: (out, in, kh, kw)."""
+    if weight.is_meta:  # shapes only; the draw would take the memory that meta spares
+        return
     fan_out = weight.shape[0] * weight[0, 0].numel()
     weight.copy_(torch.randn(weight.shape, generator=generator, device="cpu") * math.sqrt(2 / fan_out))
 
