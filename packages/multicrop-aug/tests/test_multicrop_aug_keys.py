@@ -1,11 +1,21 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from multicrop_aug._keys import stream_keys, uniform
+from multicrop_aug._keys import exp, stream_keys, uniform
 
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
+GOLDEN_EXP = [
+    "0x1.8000000000000p-1",
+    "0x1.cf46d99d52b3ap-1",
+    "0x1.0000000000000p+0",
+    "0x1.0d201a422a433p+0",
+    "0x1.5555555555555p+0",
+    "0x1.5bf0a8b14576ap+1",
+]
 
 
 def mix(x: int) -> int:
@@ -56,3 +66,21 @@ def test_neighbouring_keys_share_no_stream_and_look_independent() -> None:
 @pytest.mark.parametrize("value", [0, -1, 2**63, 2**64])
 def test_any_integer_is_a_seed(value: int) -> None:
     assert stream_keys(value, 0, torch.arange(2), torch.arange(1)).shape == (1, 2)
+
+
+@given(x=st.floats(-700, 700))
+def test_exp_is_within_two_ulps(x: float) -> None:
+    mine, theirs = exp(torch.tensor([x], dtype=torch.float64)).item(), math.exp(x)
+    assert abs(mine - theirs) <= 2 * math.ulp(theirs)
+
+
+def test_exp_never_changes_a_bit() -> None:
+    x = torch.tensor([-0.2876820724517809, -0.1, 0.0, 0.05, 0.2876820724517809, 1.0], dtype=torch.float64)
+    assert [value.hex() for value in exp(x).tolist()] == GOLDEN_EXP
+
+
+def test_exp_of_a_part_is_the_part_of_exp() -> None:
+    # vectorised and remaining elements of a loop may be computed by different instructions: they must agree
+    x = torch.linspace(-0.3, 0.3, 1003, dtype=torch.float64)
+    assert torch.equal(exp(x)[5:38:3], exp(x[5:38:3]))
+    assert torch.equal(exp(x)[-1:], exp(x[-1:].clone()))

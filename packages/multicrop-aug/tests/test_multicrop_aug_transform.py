@@ -1,9 +1,11 @@
 import io
+import multiprocessing
 
 import numpy as np
 import pytest
 import torch
-from multicrop_aug import MultiCrop, collate, odc, render, swav
+from multicrop_aug import Jitter, MultiCrop, collate, odc, render, swav
+from multicrop_aug._decode import decode_reduced, decode_rgb
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,6 +32,44 @@ def test_any_form_gives_the_crops_of_draw_and_render(image) -> None:
     assert_same(crops, [c[0] for c in expected])
 
 
+def exif_rotated() -> bytes:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to look at it
+    Image.fromarray(PIXELS).save(file, "JPEG", exif=exif, subsampling="4:2:0", quality=70)
+    return file.getvalue()
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+FILES = {
+    "jpeg": encoded("JPEG"),
+    "jpeg with an orientation": exif_rotated(),
+    "progressive jpeg": saved(Image.fromarray(PIXELS), "JPEG", progressive=True),
+    "grey jpeg": saved(Image.fromarray(PIXELS).convert("L"), "JPEG"),
+    "cmyk jpeg": saved(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"),
+    "16-bit png": saved(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "PNG"),
+    "png with transparency": saved(Image.fromarray(PIXELS).convert("RGBA"), "PNG"),
+    "palette gif": saved(Image.fromarray(PIXELS).convert("P"), "GIF"),
+    "webp": saved(Image.fromarray(PIXELS), "WEBP", lossless=True),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_read_as_pil_reads_them(name: str) -> None:
+    theirs = np.array(Image.open(io.BytesIO(FILES[name])).convert("RGB"))
+    assert np.array_equal(decode_rgb(FILES[name]).permute(1, 2, 0).numpy(), theirs)
+
+
+@pytest.mark.parametrize("file", [encoded("JPEG")[:1200], b"\xff\xd8nonsense", b"no image"])
+def test_broken_files_raise_pils_errors(file: bytes) -> None:
+    with pytest.raises(OSError, match="image file"):
+        decode_rgb(file)
+
+
 def test_jpeg_and_other_modes_are_read_as_rgb() -> None:
     transform = MultiCrop(odc(16))
     assert_same(transform(encoded("JPEG"), 0), transform(Image.open(io.BytesIO(encoded("JPEG"))), 0))
@@ -54,18 +94,72 @@ class Items(Dataset):
         return (self.transform(TENSOR, index=i) if self.pass_index else self.transform(TENSOR)), i
 
 
-def batches(pass_index: bool, n_workers: int) -> tuple[torch.Tensor, torch.Tensor]:
-    loader = DataLoader(Items(pass_index), batch_size=2, num_workers=n_workers, collate_fn=collate)
-    crops, labels = zip(*loader, strict=True)
+def loader(pass_index: bool, n_workers: int) -> DataLoader:
+    generator = torch.Generator().manual_seed(0)  # of the workers' seeds
+    items = Items(pass_index)
+    return DataLoader(items, batch_size=2, num_workers=n_workers, collate_fn=collate, generator=generator)
+
+
+def crops_and_labels(batches: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
+    crops, labels = zip(*batches, strict=True)
     return torch.cat([c[0] for c in crops]), torch.cat(labels)
 
 
-def test_workers_do_not_change_keyed_crops_and_never_share_a_counted_one() -> None:
-    alone, labels = batches(pass_index=True, n_workers=0)
-    assert torch.equal(alone, batches(pass_index=True, n_workers=2)[0])
+def test_workers_do_not_change_keyed_crops() -> None:
+    alone, labels = crops_and_labels(loader(pass_index=True, n_workers=0))
+    assert torch.equal(alone, crops_and_labels(loader(pass_index=True, n_workers=2))[0])
     assert labels.tolist() == list(range(8))
-    counted = batches(pass_index=False, n_workers=2)[0]
-    assert len(counted.flatten(1).unique(dim=0)) == 8
+
+
+def test_counted_crops_differ_between_images_workers_and_epochs_and_come_again_with_the_seed() -> None:
+    batches = loader(pass_index=False, n_workers=2)
+    first, second = crops_and_labels(batches)[0], crops_and_labels(batches)[0]
+    assert len(torch.cat((first, second)).flatten(1).unique(dim=0)) == 16
+    assert torch.equal(first, crops_and_labels(loader(pass_index=False, n_workers=2))[0])
+
+
+def crops_in_another_process(transform: MultiCrop, queue) -> None:
+    torch.set_num_threads(1)
+    queue.put([crop.numpy() for crop in transform(TENSOR, index=3)])
+
+
+def test_a_process_started_anew_gives_the_same_crops() -> None:
+    context, transform = multiprocessing.get_context("spawn"), MultiCrop(odc(8))
+    queue = context.Queue()
+    process = context.Process(target=crops_in_another_process, args=(transform, queue))
+    process.start()
+    theirs = [torch.from_numpy(crop) for crop in queue.get(timeout=120)]
+    process.join()
+    assert_same(theirs, transform(TENSOR, index=3))
+
+
+def large_jpeg(height: int, width: int) -> bytes:
+    coarse = torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)[0]
+    pixels = (smooth * 255).byte().permute(1, 2, 0).numpy()
+    return saved(Image.fromarray(pixels), "JPEG", quality=95)
+
+
+@pytest.mark.parametrize(("size", "factor"), [((300, 400), 4), ((301, 397), 4), ((600, 800), 8), ((130, 150), 2)])
+def test_reduced_decoding_moves_the_crops_by_less_than_a_pixel(size: tuple[int, int], factor: int) -> None:
+    file, recipe = large_jpeg(*size), odc(32, scale=(0.3, 1.0), jitter=Jitter(), rotation_degrees=0.0)
+    plan = recipe.draw(torch.tensor([1]), 0, size, seed=0)
+    pixels, moved = decode_reduced(file, plan)
+    assert pixels.shape[1:] == (-(-size[0] // factor), -(-size[1] // factor))
+    box, small = plan.groups[0].box[0, 0] / factor, moved.groups[0].box[0, 0]
+    assert (box - small).abs().max() <= 1
+    assert small[2:].min() >= 32
+    whole, reduced = (MultiCrop(recipe, reduced_decode=reduced)(file, index=1)[0] for reduced in (False, True))
+    assert (whole - reduced).abs().mean() < 0.2  # in standard deviations; another crop's is 0.7
+
+
+def test_reduced_decoding_leaves_alone_what_needs_all_pixels() -> None:
+    recipe = odc(32)
+    plan = recipe.draw(torch.tensor([1]), 0, (40, 50), seed=0)
+    assert decode_reduced(encoded("JPEG"), plan)[1] is plan
+    plan = recipe.draw(torch.tensor([1]), 0, (300, 400), seed=0)
+    big_png = saved(Image.open(io.BytesIO(large_jpeg(300, 400))), "PNG")
+    assert decode_reduced(big_png, plan)[1] is plan
 
 
 def test_collate_stacks_each_crop() -> None:

@@ -8,18 +8,37 @@ transform = MultiCrop(odc(size=224))                       # the same for one PI
 crops = transform(image, index=7, epoch=3)
 """
 
+from typing import TYPE_CHECKING, Any
+
+from ._distortions import Blur as Blur
+from ._distortions import Jitter as Jitter
+from ._packed import PackedImages as PackedImages
 from ._plan import CropGroup as CropGroup
 from ._plan import CropPlan as CropPlan
+from ._preview import draw_preview as draw_preview
+from ._ready import byol as byol
 from ._ready import deepcluster as deepcluster
 from ._ready import deepcluster_v2 as deepcluster_v2
+from ._ready import dino as dino
 from ._ready import evaluation as evaluation
+from ._ready import moco_v3 as moco_v3
 from ._ready import odc as odc
+from ._ready import simclr as simclr
 from ._ready import swav as swav
-from ._recipe import Blur as Blur
-from ._recipe import Jitter as Jitter
 from ._recipe import Recipe as Recipe
 from ._render import render as render
 from ._specs import CentreSpec as CentreSpec
 from ._specs import CropSpec as CropSpec
 from ._transform import MultiCrop as MultiCrop
 from ._transform import collate as collate
+
+if TYPE_CHECKING:
+    from ._v2 import MultiCropV2 as MultiCropV2
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MultiCropV2":  # not before it is asked for: it needs torchvision, the rest does not
+        from ._v2 import MultiCropV2
+
+        return MultiCropV2
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

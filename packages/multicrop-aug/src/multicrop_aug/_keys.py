@@ -1,7 +1,10 @@
 """Keyed random numbers: a draw is a pure function of (seed, epoch, sample index, crop, field).
 
-SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) in int64 arithmetic that wraps, so bits are the same on every device.
+SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) in int64 arithmetic that wraps, so bits are the same on every device. What
+is computed from the numbers keeps to operations that IEEE 754 rounds one way: + - * / and square roots; hence `exp`.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -42,6 +45,24 @@ def uniform(keys: Tensor, fields: Tensor) -> Tensor:
     """
     bits = _mix(keys + (fields + 1) * _GAMMA)
     return _shift_right(bits, 11).double() * 2.0**-53
+
+
+_LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # 33 bits: times an integer of 20 bits exact
+_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+_TAYLOR = [1 / math.factorial(i) for i in range(13, -1, -1)]
+
+
+def exp(x: Tensor) -> Tensor:
+    """e^x to about an ulp for float64 x in [-700, 700], from sums and products alone: the same bits on every device.
+
+    x = k ln 2 + r, |r| <= 0.35; e^r by Horner's rule on its series, whose rest is below 2^-57; times 2^k.
+    """
+    k = (x * (1 / math.log(2))).round()
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    series = torch.full_like(r, _TAYLOR[0])
+    for term in _TAYLOR[1:]:
+        series = series * r + term
+    return series * ((k.long() + 1023) << 52).view(torch.float64)
 
 
 def _signed(word: int) -> int:

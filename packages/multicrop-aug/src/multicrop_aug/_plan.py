@@ -12,8 +12,8 @@ from torch import Tensor
 class CropGroup:
     """The n crops of one size for B images.
 
-    The box is cut from the image, resized to `resized` (antialiased bilinear), and the (size, size) window at `offset`
-    is the crop; then come the other operations, in the plan's order, where their flag is set.
+    The box is cut from the image, resized to `resized` (antialiased, with `interpolation`), and the (size, size) window
+    at `offset` is the crop; then come the other operations, in the plan's order, where their flag is set.
     """
 
     size: int
@@ -29,6 +29,7 @@ class CropGroup:
     blur: Tensor  # (n, B) bool
     sigma: Tensor  # (n, B) float32: standard deviation of the Gaussian, pixels of the crop
     solarise: Tensor  # (n, B) bool
+    interpolation: str = "bilinear"  # or "bicubic" (a = -0.5), clamped to [0, 1]
 
     @property
     def n_crops(self) -> int:
@@ -37,11 +38,18 @@ class CropGroup:
 
     def apply(self, fn: Callable[[Tensor], Tensor]) -> "CropGroup":
         """The same group with `fn` applied to every tensor."""
-        return CropGroup(size=self.size, **{name: fn(tensor) for name, tensor in self.tensors().items()})
+        tensors = {name: fn(tensor) for name, tensor in self.tensors().items()}
+        return CropGroup(size=self.size, interpolation=self.interpolation, **tensors)
+
+    def joined(self, other: "CropGroup") -> "CropGroup":
+        """The crops of both, which must be of one size and interpolation."""
+        others = other.tensors()
+        tensors = {name: torch.cat((tensor, others[name])) for name, tensor in self.tensors().items()}
+        return CropGroup(size=self.size, interpolation=self.interpolation, **tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the group by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "size"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("size", "interpolation")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +57,7 @@ class CropPlan:
     """What `Recipe.draw` returns and `render` obeys: one group per crop size, and the recipe's constants.
 
     sizes: (B, 2) int64, height and width of the images it was drawn for. order: operations between crop and
-    normalisation. `plan[v]` is the plan of crop v alone.
+    normalisation; those that the recipe never draws are left out. `plan[v]` is the plan of crop v alone.
     """
 
     groups: tuple[CropGroup, ...]
@@ -85,7 +93,7 @@ class CropPlan:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only: `torch.save` it, `torch.load(weights_only=True)` it."""
-        groups = [{"size": group.size, **group.tensors()} for group in self.groups]
+        groups = [{f.name: getattr(group, f.name) for f in fields(group)} for group in self.groups]
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"groups": groups}
 
     @classmethod

@@ -1,10 +1,16 @@
-"""Ready recipes with the constants of the reference codes; every field of Recipe can be overridden by keyword."""
+"""Ready recipes with the constants of the reference codes; every field of Recipe can be overridden by keyword.
 
+A keyword holds for all crops, also where a method distorts its crops differently: `byol(blur=Blur(0.5))` blurs both.
+"""
+
+from dataclasses import replace
 from typing import Any
 
-from ._recipe import Blur, Jitter, Recipe
+from ._distortions import Blur, Jitter
+from ._recipe import Recipe
 from ._specs import CentreSpec, CropSpec
 
+BYOL_JITTER = Jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
 SWAV_STD = (0.228, 0.224, 0.225)  # the official SwAV and DeepCluster-v2 codes; the usual first value is 0.229
 
 
@@ -60,8 +66,93 @@ def deepcluster_v2(
     return swav(size, n_crops=n_crops, scale=scale, **small, **overrides)
 
 
-def evaluation(size: int = 224, resize: int | None = None, **overrides: Any) -> Recipe:
+def simclr(
+    size: int = 224,
+    *,
+    n_crops: int = 2,
+    scale: tuple[float, float] = (0.08, 1.0),
+    strength: float = 1.0,
+    **overrides: Any,
+) -> Recipe:
+    """SimCLR (Chen et al. 2020, arXiv:2002.05709; google-research/simclr `data_util.py`): bicubic crops, flip, jitter
+    strength x (.8, .8, .8, .2) with p .8, grey .2, blur .5 (sigma .1-2).
+
+    CIFAR in the paper: `simclr(32, strength=0.5, blur=Blur(p=0.0))`. Its code feeds pixels in [0, 1]: for that,
+    mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0). Its kernel spans a tenth of the side: as ours from 160 pixels on, cut
+    shorter below.
+    """
+    settings: dict[str, Any] = {
+        "jitter": Jitter(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength, p=0.8),
+        "grey": 0.2,
+        "blur": Blur(),
+    }
+    return Recipe((CropSpec(size, n_crops, scale, interpolation="bicubic"),), **(settings | overrides))
+
+
+def byol(
+    size: int = 224,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    interpolation: str = "bicubic",
+    **overrides: Any,
+) -> Recipe:
+    """BYOL (Grill et al. 2020, arXiv:2006.07733, table 6): flip, jitter (.4, .4, .2, .1) with p .8, grey .2; first
+    crop blurred always, second with p .1 and solarised with p .2.
+
+    Its code (jax) adds to the brightness and scales saturation in HSV; here both are torchvision's, as in MoCo v3.
+    """
+    crop = CropSpec(size, 1, scale, interpolation=interpolation)
+    specs = (replace(crop, blur=Blur(1.0)), replace(crop, blur=Blur(0.1), solarise=0.2))
+    return _asymmetric(specs, overrides)
+
+
+def moco_v3(
+    size: int = 224,
+    *,
+    scale: tuple[float, float] = (0.2, 1.0),
+    interpolation: str = "bilinear",
+    **overrides: Any,
+) -> Recipe:
+    """MoCo v3 (Chen, Xie, He 2021, arXiv:2104.02057; `main_moco.py`): BYOL's distortions on bilinear crops.
+
+    The scale is that of its ResNet-50 runs; its ViTs had (0.08, 1.0).
+    """
+    return byol(size, scale=scale, interpolation=interpolation, **overrides)
+
+
+def dino(
+    size: int = 224,
+    *,
+    scale: tuple[float, float] = (0.4, 1.0),
+    small_size: int = 96,
+    n_small: int = 8,
+    small_scale: tuple[float, float] = (0.05, 0.4),
+    interpolation: str = "bicubic",
+    **overrides: Any,
+) -> Recipe:
+    """DINO (Caron et al. 2021, arXiv:2104.14294; `main_dino.py`): two global and n_small local crops, flip, jitter
+    (.4, .4, .2, .1) with p .8, grey .2; blur 1.0, .1 and .5 (global 1, global 2, local), solarise .2 on global 2.
+
+    Without local crops (n_small=0) its code recommends a scale of (0.14, 1.0).
+    """
+    crop = CropSpec(size, 1, scale, interpolation=interpolation)
+    small = CropSpec(small_size, max(n_small, 1), small_scale, interpolation=interpolation, blur=Blur(0.5))
+    specs = (replace(crop, blur=Blur(1.0)), replace(crop, blur=Blur(0.1), solarise=0.2), small)
+    return _asymmetric(specs if n_small else specs[:2], overrides)
+
+
+def _asymmetric(specs: tuple[CropSpec, ...], overrides: dict[str, Any]) -> Recipe:
+    """BYOL's family: settings of single crops, which a keyword replaces for all of them."""
+    # the middle of the step below PIL's 128: pixels here are not rounded before they are solarised
+    settings: dict[str, Any] = {"jitter": BYOL_JITTER, "grey": 0.2, "solarise_threshold": 0.5}
+    given: dict[str, Any] = {name: None for name in ("blur", "solarise") if name in overrides}
+    return Recipe(tuple(replace(spec, **given) for spec in specs), **(settings | overrides))
+
+
+def evaluation(
+    size: int = 224, resize: int | None = None, *, interpolation: str = "bilinear", **overrides: Any
+) -> Recipe:
     """Short side to `resize` (default round(size * 256 / 224)), centre crop, normalise; `evaluation(32, resize=32)`
-    leaves 32-pixel images as they are."""
+    leaves 32-pixel images as they are. DINO evaluates with interpolation="bicubic"."""
     resize = round(size * 256 / 224) if resize is None else resize
-    return Recipe((CentreSpec(size, resize),), **({"flip": 0.0} | overrides))
+    return Recipe((CentreSpec(size, resize, interpolation=interpolation),), **({"flip": 0.0} | overrides))

@@ -1,0 +1,48 @@
+"""Where the pixels of a batch lie, as the CPU kernels want to know it: nothing is copied that can be read in place."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from ._packed import PackedImages
+
+# columns of Source.layouts; steps are in bytes
+START, ROW_STEP, PIXEL_STEP, CHANNEL_STEP, HEIGHT, WIDTH = range(6)
+
+
+class Memory(NamedTuple):
+    """The images of a batch, all in one piece of memory or each in its own."""
+
+    pieces: list[np.ndarray]  # (bytes,) uint8: one, or one an image
+    layouts: np.ndarray  # (B, 6) int64, a row an image; a pixel's step is 1 (planes) or 3 (channels last)
+
+
+def memory_of(images: Tensor | PackedImages | Sequence[Tensor], rows: Tensor | None) -> Memory:
+    """Where the images are; rows: (B,) int64, those of them that are meant, or None for all."""
+    if isinstance(images, Tensor):
+        return _of_tensor(images, np.arange(len(images)) if rows is None else rows.numpy())
+    if isinstance(images, PackedImages):
+        places = images.places.numpy() if rows is None else images.places.numpy()[rows.numpy()]
+        start, height, width = places.T
+        three, one = np.full_like(start, 3), np.ones_like(start)
+        return Memory([images.pixels.numpy()], np.stack((start, 3 * width, three, one, height, width), -1))
+    first = np.zeros(1, np.int64)
+    alone = [_of_tensor(images[i][None], first) for i in (range(len(images)) if rows is None else rows.tolist())]
+    layouts = np.concatenate([np.empty((0, 6), np.int64), *(memory.layouts for memory in alone)])
+    return Memory([memory.pieces[0] for memory in alone], layouts)
+
+
+def _of_tensor(images: Tensor, rows: np.ndarray) -> Memory:
+    """images: (N, 3, H, W) of any strides; copied if the pixels of a row lie neither side by side nor 3 apart."""
+    if images.stride(3) != 1 and (images.stride(3), images.stride(1)) != (3, 1):
+        images = images.contiguous()
+    n, _, height, width = images.shape
+    image_step, channel_step, row_step, pixel_step = images.stride()
+    last = (n - 1) * image_step + 2 * channel_step + (height - 1) * row_step + (width - 1) * pixel_step
+    flat = images.as_strided((last + 1 if n else 0,), (1,))
+    layouts = np.empty((len(rows), 6), np.int64)
+    layouts[:, START] = rows * image_step
+    layouts[:, ROW_STEP:] = row_step, pixel_step, channel_step, height, width
+    return Memory([flat.numpy()], layouts)

@@ -1,0 +1,187 @@
+"""A contact sheet: what a recipe does to one picture."""
+
+import math
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ._decode import rgb_pixels
+from ._plan import CropGroup, CropPlan
+from ._recipe import Recipe
+from ._render import render
+
+_PAPER, _INK = "#ffffff", "#464646"
+_COLOURS = (
+    "#d62728",
+    "#1f77b4",
+    "#2ca02c",
+    "#e5750b",
+    "#9467bd",
+    "#d14fa3",
+    "#0f9fb0",
+    "#a3a417",
+    "#8c564b",
+    "#6f6f6f",
+)
+_GAP, _MARGIN, _FRAME, _LINE = 14, 20, 3, 15  # pixels
+_SMALLEST = 104  # a cell is at least this wide; crops of half of it or less are shown enlarged by a whole number
+_FONT_SIZE = 12
+
+
+def draw_preview(
+    recipe: Recipe, image: Image.Image | Tensor, path: str | Path | None = None, *, n: int = 3, seed: int = 0
+) -> Image.Image:
+    """A sheet of n draws of one image, a row each: the image with its boxes, the crops and what was drawn for them.
+
+    image: PIL image or uint8 tensor (3, H, W). Row r is the draw of sample 0 in epoch r. path: where to save it.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1 row, got {n}")
+    if isinstance(image, Image.Image):
+        image = rgb_pixels(image)
+    sizes = (image.shape[-2], image.shape[-1])
+    rows = [_row(image, recipe.draw(torch.tensor([0]), epoch, sizes, seed)) for epoch in range(n)]
+    return _stacked(rows, path)
+
+
+def _stacked(rows: list[Image.Image], path: str | Path | None) -> Image.Image:
+    width = max(row.width for row in rows) + 2 * _MARGIN
+    sheet = Image.new("RGB", (width, sum(row.height + _GAP for row in rows) - _GAP + 2 * _MARGIN), _PAPER)
+    top = _MARGIN
+    for row in rows:
+        sheet.paste(row, (_MARGIN, top))
+        top += row.height + _GAP
+    if path is not None:
+        sheet.save(path)
+    return sheet
+
+
+def _row(image: Tensor, plan: CropPlan) -> Image.Image:
+    """One draw: the image, then each group as a grid of cells not much higher than the highest cell of the row."""
+    crops = [_picture(crop[0], plan) for crop in render([image], plan)]
+    cells, first = [], 0
+    for group in plan.groups:
+        captions = [_words(group, v, plan.order) for v in range(group.n_crops)]
+        cells.append(_cells(crops[first : first + group.n_crops], captions, first))
+        first += group.n_crops
+    height = 4 * max(cell.height for group in cells for cell in group) // 3
+    largest = max(_shown(group.size) + 2 * _FRAME for group in plan.groups)
+    blocks = [_with_boxes(image, plan, largest), *(_grid(group, height) for group in cells)]
+
+    row = Image.new("RGB", (sum(b.width + _GAP for b in blocks) - _GAP, max(b.height for b in blocks)), _PAPER)
+    left = 0
+    for block in blocks:
+        row.paste(block, (left, 0))
+        left += block.width + _GAP
+    return row
+
+
+def _with_boxes(image: Tensor, plan: CropPlan, height: int) -> Image.Image:
+    """The image, at most `height` high and 4/3 as wide, with a numbered frame for each crop; small frames on top."""
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    scale = min(height / picture.height, height * 4 / 3 / picture.width)
+    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    pen = ImageDraw.Draw(picture)
+    v = 0
+    for group in plan.groups:
+        for crop in range(group.n_crops):
+            # the window of the resized box, in pixels of the image
+            top, left, h, w = group.box[crop, 0].tolist()
+            (resized_h, resized_w), (y, x) = group.resized[crop, 0].tolist(), group.offset[crop, 0].tolist()
+            top, left = top + y * h / resized_h, left + x * w / resized_w
+            bottom, right = top + group.size * h / resized_h, left + group.size * w / resized_w
+            corners = [round(edge * scale) for edge in (left, top, right, bottom)]
+            pen.rectangle((corners[0], corners[1], corners[2] - 1, corners[3] - 1), outline=_colour(v), width=2)
+            _number(pen, corners[0], corners[1], v)
+            v += 1
+    return picture
+
+
+def _cells(crops: list[Image.Image], captions: list[list[str]], first: int) -> list[Image.Image]:
+    """Framed crops with their captions, all of one height."""
+    shown = _shown(crops[0].width)
+    width = max(shown + 2 * _FRAME, _SMALLEST)
+    lines = [_wrapped(words, width) for words in captions]
+    height = shown + 2 * _FRAME + 4 + _LINE * max(len(line) for line in lines)
+    cells = []
+    for v, (crop, text) in enumerate(zip(crops, lines, strict=True), start=first):
+        cell = Image.new("RGB", (width, height), _PAPER)
+        pen = ImageDraw.Draw(cell)
+        pen.rectangle((0, 0, shown + 2 * _FRAME - 1, shown + 2 * _FRAME - 1), fill=_colour(v))
+        cell.paste(crop.resize((shown, shown), Image.Resampling.NEAREST), (_FRAME, _FRAME))
+        _number(pen, 0, 0, v)
+        for i, line in enumerate(text):
+            pen.text((1, shown + 2 * _FRAME + 3 + i * _LINE), line, fill=_INK, font=_font())
+        cells.append(cell)
+    return cells
+
+
+def _shown(size: int) -> int:
+    """The side at which a crop is shown, in pixels of the sheet."""
+    return size * max(1, _SMALLEST // size)
+
+
+def _grid(cells: list[Image.Image], height: int) -> Image.Image:
+    width, cell_height = cells[0].size
+    n_rows = max(1, (height + _GAP) // (cell_height + _GAP))
+    n_columns = math.ceil(len(cells) / n_rows)
+    n_rows = math.ceil(len(cells) / n_columns)
+    size = n_columns * (width + _GAP) - _GAP, n_rows * (cell_height + _GAP) - _GAP
+    grid = Image.new("RGB", size, _PAPER)
+    for i, cell in enumerate(cells):
+        grid.paste(cell, (i % n_columns * (width + _GAP), i // n_columns * (cell_height + _GAP)))
+    return grid
+
+
+def _words(group: CropGroup, v: int, order: tuple[str, ...]) -> list[str]:
+    """What happens to crop v after the cut, in its order."""
+    brightness, contrast, saturation, hue = group.factors[v, 0].tolist()
+    factors = [
+        (brightness != 1, f"bri {brightness:.2f}"),
+        (contrast != 1, f"con {contrast:.2f}"),
+        (saturation != 1, f"sat {saturation:.2f}"),
+        (hue != 0, f"hue {360 * hue:+.0f}°"),
+    ]
+    drawn = [factors[k][1] for k in group.jitter_order[v, 0].tolist() if factors[k][0]]
+    said = {
+        "flip": ["flip"] * bool(group.flip[v, 0]),
+        "rotation": [f"turn {group.angle[v, 0].item():+.1f}°"] * bool(group.angle[v, 0] != 0),
+        "jitter": drawn * bool(group.jitter[v, 0]),
+        "grey": ["grey"] * bool(group.grey[v, 0]),
+        "blur": [f"blur {group.sigma[v, 0].item():.1f}"] * bool(group.blur[v, 0]),
+        "solarise": ["solarise"] * bool(group.solarise[v, 0]),
+    }
+    return [word for operation in order for word in said[operation]]
+
+
+def _wrapped(words: list[str], width: int) -> list[str]:
+    lines: list[str] = []
+    for word in words:
+        longer = f"{lines[-1]}  {word}" if lines else word
+        if lines and _font().getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _picture(crop: Tensor, plan: CropPlan) -> Image.Image:
+    mean, std = (torch.tensor(t)[:, None, None] for t in (plan.mean, plan.std))
+    pixels = ((crop * std + mean).clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _number(pen: ImageDraw.ImageDraw, left: int, top: int, v: int) -> None:
+    text = str(v + 1)
+    pen.rectangle((left, top, left + round(_font().getlength(text)) + 7, top + _LINE), fill=_colour(v))
+    pen.text((left + 4, top), text, fill=_PAPER, font=_font())
+
+
+def _colour(v: int) -> str:
+    return _COLOURS[v % len(_COLOURS)]
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_FONT_SIZE)
