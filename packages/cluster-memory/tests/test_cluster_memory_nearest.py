@@ -1,6 +1,7 @@
 """However the nearest centroid is found - float32, int8 or bfloat16 limits, a GPU kernel - it is the same one."""
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -78,6 +79,28 @@ def test_screened_equals_float64(
         assert torch.equal(screened(x)[1], Nearest(c, cosine)(x)[1]) or cosine
 
 
+@settings(deadline=None, max_examples=150)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 300),
+    st.integers(1, 400),
+    st.integers(1, 70),
+    st.booleans(),
+    st.integers(0, 10**6),
+)
+def test_fused_screening_equals_float64(kind: str, n: int, k: int, dim: int, cosine: bool, seed: int) -> None:
+    pytest.importorskip("numba")
+    from cluster_memory._fused import FusedScreened
+
+    x, c = example(kind, n, k, dim, cosine, seed)
+    screened = FusedScreened(c, cosine)
+    distance, index = screened(x)
+    check(x, c, cosine, distance, index)
+    assert 0 <= screened.n_rechecked <= screened.n_seen == n
+    if kind == "integers" and not cosine:  # exact in every precision, so ties can be compared
+        assert torch.equal(index, Nearest(c, cosine)(x)[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
 @pytest.mark.parametrize("cosine", [False, True])
 def test_limits_are_limits_and_rule_most_out(dtype: torch.dtype, cosine: bool) -> None:
@@ -131,7 +154,7 @@ def test_centroids_that_stay_are_not_compared_again(
         rows = Rows(Source(x), 70, Ranks(None))
         rows.check_finite()
         frame = Frame(cosine, torch.zeros(dim), 1.0, is_identity=not cosine)
-        assigned = _assign.Assignment(rows, frame, Ranks(None))
+        assigned = _assign.Assignment(rows, len(c), frame, Ranks(None))
         for share in (0, 0.1, 0.3, 0, 0.5, 1, 0.2):
             moves = torch.rand(len(c), generator=g) < share
             away = c + 0.5 * torch.randn(c.shape, generator=g)
@@ -144,6 +167,32 @@ def test_centroids_that_stay_are_not_compared_again(
             expected = torch.zeros(c.shape, dtype=torch.float64)
             expected.index_add_(0, assigned.labels, frame.enter(x).double())
             torch.testing.assert_close(sums, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_ties_between_moved_and_unmoved_centroids_go_to_the_lowest(fused: bool) -> None:
+    """A row at the origin, its own centroid at distance 1; then another comes as near, its own leaves, or both."""
+    loops = pytest.importorskip("cluster_memory._fused") if fused else None
+    near = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    far = 7 * near
+    x = torch.zeros(3, 2)
+    for before, after in itertools.product(itertools.product([False, True], repeat=4), repeat=2):
+        if sum(b != a for b, a in zip(before, after, strict=True)) > 2:
+            continue  # a pass over all
+        rows = Rows(Source(x), 2, Ranks(None))
+        rows.check_finite()
+        frame = Frame(False, torch.zeros(2), 1.0, is_identity=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_assign, "fused_loops", lambda *_: loops)
+            assigned, full = (_assign.Assignment(rows, 4, frame, Ranks(None)) for _ in range(2))
+            assigned.update(torch.where(torch.tensor(before)[:, None], near, far))
+            patch.setattr(assigned, "_among_all", lambda _: pytest.fail("a pass over all"))
+            centroids = torch.where(torch.tensor(after)[:, None], near, far)
+            assigned.update(centroids)
+            full.update(centroids)
+        lowest = after.index(True) if any(after) else 0
+        assert assigned.labels.tolist() == full.labels.tolist() == [lowest] * 3, (before, after)
+        assert torch.equal(assigned.distance, full.distance)
 
 
 def test_passes_over_moved_centroids_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

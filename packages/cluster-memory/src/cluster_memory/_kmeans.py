@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster_memory._assign import Assignment, block_rows, nearest_of
+from cluster_memory._assign import Assignment, block_rows, fused_loops, nearest_of
 from cluster_memory._assign import add_rows as add_rows  # _online imports it from here
 from cluster_memory._faiss import iterate
 from cluster_memory._kmeans_init import plus_plus_rows, random_rows
@@ -56,8 +56,11 @@ class KMeans:
     process on the concatenated rows up to the order of float additions: the same rows are drawn, sums are float64, ties
     may fall otherwise. Repeatable on one kind of device.
     Memory besides x: 12 N bytes; N (D + 12) more for rows in memory on a CPU with int8 products, twice that with
-    bfloat16 ones; without either, a float32 copy of x where that is below 64 MiB; 16 to 64 MiB of scratch (1 GiB on a
-    GPU), 28 K D bytes; never N x K."""
+    bfloat16 ones; without either, a float32 copy of x where that is below 64 MiB; up to 32 MiB of scratch a thread
+    (1 GiB on a GPU), 28 K D bytes; never N x K.
+    Large arrays on a CPU are read by as many threads as torch has (`torch.get_num_threads()`), each of which keeps to
+    one core; which is done first changes no bit. With numba installed, long fits use compiled loops: the same result,
+    but for ties within rounding."""
 
     def __init__(
         self,
@@ -110,7 +113,7 @@ class KMeans:
         """Nearest centroid (N,) int64 of each row of x (N, D), after a fit; the rows of this process only."""
         rows, frame, places = self._after_fit(x)
         labels = torch.empty(rows.n, dtype=torch.int64, device=rows.device)
-        nearest = nearest_of(places, frame.cosine)
+        nearest = nearest_of(places, frame.cosine, fused_loops(rows, self.k))
         for part, block in rows:
             labels[part] = nearest(frame.enter(block))[1]
         return labels
@@ -162,7 +165,7 @@ class KMeans:
         return replace(result, inertia_per_iter=history, n_iter=len(history))
 
     def _lloyd(self, rows: Rows, frame: Frame, ranks: Ranks, centroids: Tensor, n_iters: int) -> KMeansResult:
-        assigned = Assignment(rows, frame, ranks)
+        assigned = Assignment(rows, self.k, frame, ranks)
         history: list[float] = []
         n_repaired = n_iter = 0
         while n_iter < n_iters:

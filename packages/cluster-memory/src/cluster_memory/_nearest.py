@@ -1,5 +1,6 @@
 """Which centroid is nearest: scores of a block of rows, reduced at once."""
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,7 @@ class Nearest:
         self.bias = centroids.new_zeros(len(centroids)) if cosine else centroids.square().sum(1)
         self._weights = torch.cat([centroids * (-1 if cosine else -2), self.bias[:, None]], 1)
         self._places = torch.arange(len(centroids), dtype=torch.float32, device=centroids.device)[:, None]
-        self._scores = centroids.new_empty(0, 0)
+        self._kept = threading.local()
 
     def facts(self, rows: Tensor) -> Any:
         """What depends on rows (B, D) alone, and may be kept."""
@@ -74,13 +75,17 @@ class Nearest:
 
         An arg min, or a comparison, takes torch ten times as long as arithmetic, which runs in whole vectors: so the
         sign of what a score has above the least is added, times K, to the index."""
-        k, n = len(self.centroids), columns.values.shape[1]
-        if self._scores.shape != (k, n):  # reused from block to block, so it stays in the cache
-            self._scores = self._weights.new_empty(k, n)
-        scores = self.scores(columns, self._scores)
+        scores = self.scores(columns, self._scratch(columns.values.shape[1]))
         least = scores.amin(0)
         above = scores.sub_(least).sign_()
-        return least, torch.add(self._places, above, alpha=k, out=above).amin(0).long()
+        return least, torch.add(self._places, above, alpha=len(self.centroids), out=above).amin(0).long()
+
+    def _scratch(self, n: int) -> Tensor:
+        """(K, n) for scores, the same from block to block of a thread, so that it stays in the cache."""
+        if getattr(self._kept, "n", None) != n:
+            self._kept.n, self._kept.scores = n, self._weights.new_empty(len(self.centroids), n)
+        scores: Tensor = self._kept.scores
+        return scores
 
     def scores(self, columns: Columns, out: Tensor | None = None) -> Tensor:
         """(K, B): smallest for the nearest centroid; `distance` is what a score stands for."""

@@ -27,6 +27,7 @@ class Rows:
     def __init__(self, source: Source, block: int, ranks: Ranks) -> None:
         self._source, self._block, self._ranks = source, block, ranks
         self.device, self.n, self.dim, self.in_memory = source.device, source.n, source.dim, source.in_memory
+        self.may_read_ahead = source.may_read_ahead
         shapes = ranks.stack(torch.tensor([self.n, self.dim], device=self.device)).tolist()
         if any(dim != self.dim for _, dim in shapes):
             raise ValueError(f"every rank must hold rows of one length, got {[dim for _, dim in shapes]}")

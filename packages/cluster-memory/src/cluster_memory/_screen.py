@@ -2,6 +2,7 @@
 
 Legend: B rows of a block, K centroids in G groups of S, D dimensions."""
 
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ _TILE_BYTES = 3 * 2**19
 # Where a row has more than this share of groups left, the float32 product with all centroids is faster.
 _TOO_MANY = 1 / 8
 # Rounding of float32 scores, relative to |x||c|: far above what is seen, far below what int8 loses.
-_SLACK = 1e-5
+SLACK = 1e-5
 
 
 def coarse_dtype() -> torch.dtype | None:
@@ -74,6 +75,7 @@ class Screened:
         self.centroids = centroids
         self.exact, self.cosine, self.dtype = Nearest(centroids, cosine), cosine, dtype
         self.n_seen = self.n_rechecked = 0
+        self._counting = threading.Lock()
         n_groups = -(-k // (_MEMBERS * _GROUPS)) * _GROUPS
         n_members = -(-k // n_groups)
         norms = torch.linalg.vector_norm(centroids, dim=1)
@@ -107,8 +109,7 @@ class Screened:
         top[order], index[order] = self._in_groups(rows, order, likely[order])
         limits.scatter_(1, likely[:, None], -torch.inf)
         unsure = (limits.amax(1) >= top).nonzero().flatten()
-        self.n_seen += len(rows)
-        self.n_rechecked += len(unsure)
+        self._count(len(rows), len(unsure))
         group, place = (limits[unsure] >= top[unsure, None]).T.nonzero().unbind(1)
         if len(place) > _TOO_MANY * len(unsure) * len(self._columns):
             least, index[unsure] = self.exact.best(Columns.of(rows[unsure]))
@@ -122,6 +123,11 @@ class Screened:
             at_top = best == top[row]
             index.scatter_reduce_(0, row[at_top], which[at_top], "amin")  # of equal scores the lower index
         return self.exact.distance(coarse.squares, -top if self.cosine else -2 * top), index
+
+    def _count(self, n_seen: int, n_rechecked: int) -> None:
+        with self._counting:
+            self.n_seen += n_seen
+            self.n_rechecked += n_rechecked
 
     def _in_groups(self, rows: Tensor, row: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
         """Largest float32 score (P,) and its first centroid (P,) for P pairs of a row and a group, ordered by group."""
@@ -152,6 +158,4 @@ class Screened:
         else:
             limits += limits.abs() * 2**-7.9  # the product itself was rounded, by 2^-8 at most
         norms, lost = coarse.norms, coarse.lost
-        return limits.addmm_(
-            torch.stack([lost + _SLACK * norms, norms + lost, torch.ones_like(norms)], 1), self._limits
-        )
+        return limits.addmm_(torch.stack([lost + SLACK * norms, norms + lost, torch.ones_like(norms)], 1), self._limits)

@@ -37,6 +37,7 @@ class Source:
         self._x = x
         self.device = x.device if isinstance(x, Tensor) else torch.device("cpu")
         self.in_memory = isinstance(x, (Tensor, np.ndarray)) and not isinstance(x, np.memmap)
+        self.may_read_ahead = isinstance(x, (Tensor, np.ndarray))  # other blocks may all lie in one buffer
         if callable(x) and not isinstance(x, Tensor):
             shapes = [tuple(_float_matrix(block).shape) for block in x()]
             widths = {width for _, width in shapes}
