@@ -160,6 +160,8 @@ class Machine(_Settings):
     """bf16 = autocast; auto takes it on GPUs and on CPUs with bf16 matrix units."""
     workers: int | None = Field(None, ge=0)
     """Processes that load and augment; chosen by the number of cores if not given."""
+    resident: Literal["auto", "on", "off"] = "auto"
+    """Keep all images decoded in the memory of the device; auto: those that are arrays, if they fit."""
     checkpoint_every: Every | None = None
     """Steps between checkpoints, or minutes, such as 15min; if not given, every epoch and at least every 1000 steps."""
     rank_timeout: PositiveInt = 600

@@ -1,7 +1,7 @@
-"""From images to batches of crops: loading and augmentation in worker processes, while the network trains.
+"""From images to batches of crops: loading in worker processes, augmentation there or on the GPU.
 
-Workers get the epoch and the indices of a batch and give back its crops. They hold no labels, no generator and no
-state, so a batch is the same whoever makes it.
+A loader process gets the epoch and the indices of a batch, and holds no labels, no generator and no state, so a batch
+is the same whoever makes it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from indexed_images import CorruptImage, IndexedImages, NoSuchSplit, open_images
-from multicrop_aug import Blur, Jitter, Recipe, evaluation, render
+from multicrop_aug import Blur, Jitter, PackedImages, Recipe, evaluation, render
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pretrain.clock import Clock
 from pretrain.config import Data, parse_crops
 from pretrain.errors import BadInput, WorkerLost
 
@@ -62,53 +64,139 @@ def _open(settings: Data, spec: str, split: str, on_corrupt: Literal["raise", "r
         raise BadInput(f"{option} {spec}: {error}") from None
 
 
-class _Crops(Dataset[Batch | BadInput]):
-    def __init__(self, images: IndexedImages, resident: Tensor | None, recipe: Recipe, seed: int) -> None:
-        self.images, self.resident, self.recipe, self.seed = images, resident, recipe, seed
+@dataclass(frozen=True)
+class Source:
+    """Images, and what is kept of them in memory where the crops are made."""
 
-    def __getitem__(self, item: tuple[int, Tensor]) -> Batch | BadInput:
+    images: IndexedImages
+    pixels: Tensor | None = None  # (N, 3, H, W) uint8 on the device of the crops
+
+    @classmethod
+    def of(cls, images: IndexedImages, resident: Literal["auto", "on", "off"], device: torch.device) -> Source:
+        """`auto`: sets without encoded files, which are arrays anyway, if they fit in half of a GPU's free memory."""
+        if resident == "off" or (resident == "auto" and not _fits(images, device)):
+            return cls(images)
         try:
-            return self._batch(*item)
+            return cls(images, images.resident(device))
+        except ValueError as error:
+            raise BadInput(f"--resident on: {error}; take --resident auto") from None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _fits(images: IndexedImages, device: torch.device) -> bool:
+    if images.bytes(0) is not None:
+        return False
+    return device.type == "cpu" or len(images) * images[0].image.numel() < torch.cuda.mem_get_info(device)[0] // 2
+
+
+class _Batches(Dataset[Any]):
+    """What a loader process makes of (epoch, indices): crops, or beside a GPU the packed images to make them of."""
+
+    def __init__(self, source: Source, recipe: Recipe, seed: int, crops: bool) -> None:
+        self.source, self.recipe, self.seed, self.crops = source, recipe, seed, crops
+
+    def __getitem__(self, item: tuple[int, Tensor]) -> tuple[Any, Tensor] | BadInput:
+        epoch, indices = item
+        try:
+            images = [self.source.images[int(i)].image for i in indices] if self.source.pixels is None else None
         except CorruptImage as error:  # handed over, not raised: it would arrive as the worker's traceback
             return BadInput(str(error))
+        if self.crops:
+            return cropped(images, self.source.pixels, self.recipe, epoch, indices, self.seed, torch.float32), indices
+        return PackedImages.pack(images or []), indices
 
-    def _batch(self, epoch: int, indices: Tensor) -> Batch:
-        if self.resident is not None:
-            images: Tensor | list[Tensor] = self.resident[indices]
-            sizes = torch.tensor(self.resident.shape[2:]).expand(len(indices), 2)
-        else:
-            images = [self.images[int(i)].image for i in indices]
-            sizes = torch.tensor([image.shape[1:] for image in images])
-        return render(images, self.recipe.draw(indices, epoch=epoch, sizes=sizes, seed=self.seed)), indices
+
+def cropped(
+    images: list[Tensor] | PackedImages | None,
+    pixels: Tensor | None,
+    recipe: Recipe,
+    epoch: int,
+    indices: Tensor,
+    seed: int,
+    dtype: torch.dtype,
+) -> list[Tensor]:
+    """V crops (B, 3, S, S), channels last, where the images are: given one by one, or as rows of `pixels`."""
+    if images is None:
+        assert pixels is not None
+        plan = recipe.draw(indices, epoch=epoch, sizes=tuple(pixels.shape[2:]), seed=seed)
+        return render(pixels, plan, rows=indices, dtype=dtype, memory_format=torch.channels_last)
+    if isinstance(images, PackedImages):
+        sizes = images.sizes
+    else:
+        sizes = torch.tensor([image.shape[1:] for image in images]).view(-1, 2)
+    plan = recipe.draw(indices.cpu(), epoch=epoch, sizes=sizes, seed=seed)
+    return render(images, plan, dtype=dtype, memory_format=torch.channels_last)
 
 
 class Loader:
-    """Batches of crops, in order. Workers live as long as the loader."""
+    """Batches of crops on the device, in order. Workers live as long as the loader.
 
-    def __init__(self, images: IndexedImages, recipe: Recipe, *, seed: int, workers: int | None, cuda: bool) -> None:
-        # sets without encoded files are arrays in memory anyway; as one tensor they are cropped a batch at a time
-        resident = images.resident() if images.bytes(0) is None else None
-        workers = _default_workers(resident is not None, cuda) if workers is None else workers
-        self._n = len(images)
+    On a CPU crops are made by the workers, or here without workers. For a GPU they are made on it: of the resident set,
+    or of images that workers have decoded and packed."""
+
+    def __init__(
+        self,
+        source: Source,
+        recipe: Recipe,
+        *,
+        seed: int,
+        workers: int | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        on_device: bool | None = None,
+    ) -> None:
+        self.source, self.recipe, self.seed, self.device, self.dtype = source, recipe, seed, device, dtype
+        # on a GPU, unless a test wants to see the same on a CPU
+        self.on_device = device.type == "cuda" if on_device is None else on_device
         self._items: list[tuple[int, Tensor]] = []
-        self._loader = DataLoader(
-            _Crops(images, resident, recipe, seed),
-            batch_size=None,
-            sampler=_Items(self),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_interrupts_to_the_main_process,
-            pin_memory=cuda,
-        )
+        resident = source.pixels is not None
+        workers = _default_workers(resident, device.type == "cuda") if workers is None else workers
+        self._loader = None
+        if not (resident and self.on_device):
+            self._loader = DataLoader(
+                _Batches(source, recipe, seed, crops=not self.on_device),
+                batch_size=None,
+                sampler=_Items(self),
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                prefetch_factor=4 if workers else None,
+                worker_init_fn=_leave_interrupts_to_the_main_process,
+                pin_memory=device.type == "cuda",
+            )
+        self._crops_here = resident and workers == 0 and not self.on_device
 
     def __len__(self) -> int:
-        return self._n
+        return len(self.source)
 
-    def batches(self, epoch: int, indices: list[Tensor]) -> Iterator[Batch]:
+    def batches(self, epoch: int, indices: list[Tensor], clock: Clock | None = None) -> Iterator[Batch]:
+        """clock: told how long was waited for data, and how long crops took where they are made in this process."""
+        clock = clock or Clock(torch.device("cpu"))
         self._items = [(epoch, batch) for batch in indices]
+        if self._loader is None:
+            loaded: Iterable[Any] = [(None, batch) for batch in indices]
+        else:
+            loaded = clock.waiting("augmentation" if self._crops_here else "data", self._received())
+        for images, rows in loaded:
+            rows = rows.to(self.device, non_blocking=True)
+            if not self.on_device:
+                yield images, rows
+                continue
+            with clock.section("augmentation"):
+                if images is not None:
+                    images = images.to(self.device, non_blocking=True)
+                crops = cropped(images, self.source.pixels, self.recipe, epoch, rows, self.seed, self.dtype)
+            yield crops, rows
+
+    def _received(self) -> Iterator[Any]:
+        assert self._loader is not None
         try:
-            for batch in self._loader:
+            received = iter(self._loader)
+            # torch's handler would raise at whatever line the training is, in the middle of a step too; without it, a
+            # worker that is gone is noticed here within seconds
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for batch in received:
                 if isinstance(batch, BadInput):
                     raise batch
                 yield batch
@@ -137,11 +225,11 @@ def _leave_interrupts_to_the_main_process(worker: int) -> None:
 
 
 def _default_workers(resident: bool, cuda: bool) -> int:
-    """Decoding goes to other processes. Crops of images in memory do too beside a GPU; beside a network on the CPU
-    they take 6 % of a step, and a process that competes for its cores costs more (docs/log.md)."""
+    """Decoding goes to other processes. Crops of a resident set are made on the GPU, or on a CPU between the steps:
+    they take 6 % of one there, and a process that competes for its cores costs more (docs/log.md)."""
     cores = len(os.sched_getaffinity(0))
     if resident:
-        return min(4, cores) if cuda else 0
+        return 0
     return min(16, cores) if cuda else max(1, cores // 2)
 
 

@@ -14,14 +14,22 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from sobel_resnet import save_backbone
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
+from pretrain.board import Board
 from pretrain.build import build_method, build_optimizer, prepare_step
 from pretrain.checkpoint import Checkpoints
 from pretrain.clock import Clock
 from pretrain.config import Settings, parse_every
-from pretrain.data import Loader, class_labels, eval_recipe, open_for_training, open_for_validation, train_recipe
-from pretrain.errors import BadInput, TrainingFailed, WorkerLost
+from pretrain.data import (
+    Loader,
+    Source,
+    class_labels,
+    eval_recipe,
+    open_for_training,
+    open_for_validation,
+    train_recipe,
+)
+from pretrain.errors import BadInput, TrainingFailed, WorkerLost, one_line
 from pretrain.evaluate import KnnScore
 from pretrain.interrupt import Interrupted, Moments, StopRequested, StopSignal
 from pretrain.keys import key, permutation
@@ -56,8 +64,12 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     last_step = min(settings.epochs * steps_per_epoch, settings.max_steps or 2**62)
 
     cuda = fabric.device.type == "cuda"
-    crops_of = Loader(images, train_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
-    centres_of = Loader(images, eval_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
+    loading: dict[str, Any] = {"seed": settings.seed, "workers": settings.workers, "device": fabric.device}
+    if cuda and settings_precision(fabric) != "32-true":
+        loading["dtype"] = torch.bfloat16  # what autocast would make of them
+    source = Source.of(images, settings.resident, fabric.device)
+    crops_of = Loader(source, train_recipe(settings), **loading)
+    centres_of = Loader(source, eval_recipe(settings), **loading)
 
     # ---- network ----
     group = torch.distributed.group.WORLD if world > 1 else None
@@ -72,7 +84,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     if (labels := class_labels(images)) is not None:
         score = KnnScore.prepare(labels, settings.knn_images, settings.seed)
         if queries is not None:
-            held_out = Loader(queries, eval_recipe(settings), seed=settings.seed, workers=settings.workers, cuda=cuda)
+            held_out = Loader(Source.of(queries, settings.resident, fabric.device), eval_recipe(settings), **loading)
             score = replace(score, queries=held_out, query_labels=queries.labels)
 
     # ---- folder, resume ----
@@ -93,19 +105,23 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     elif main:
         folder.write_config(settings)
     if saved:
+        if saved.get("n_images", n) != n:
+            raise BadInput(
+                f"--data {settings.data}: {n:,} images, and {saved['n_images']:,} when the run began; memories go by an "
+                f"image's number, so put them back, or start a new run"
+            )
         method.load_state_dict(saved["method"])
         optimizer.load_state_dict(saved["optimizer"])
         watch.load_state_dict(saved["watch"])
         run.step = saved["step"]
     every, seconds = parse_every(settings.checkpoint_every or str(min(1000, steps_per_epoch)))
     clock = Clock(fabric.device, saved.get("clock"))
-    board = SummaryWriter(str(folder.path / "tensorboard"), purge_step=run.step or None) if main else None
+    board = Board(folder.path / "tensorboard", run.step) if main else None
 
     def record(figures: dict[str, Any]) -> None:
         if board is not None:
             folder.append_metrics(figures)
-            for name in figures.keys() - {"step", "epoch", "final"}:
-                board.add_scalar(name, figures[name], figures["step"])
+            board.add({k: v for k, v in figures.items() if k not in ("step", "epoch", "final")}, figures["step"])
 
     def checkpoint(order: Tensor | None, losses: list[Tensor]) -> None:
         watch.refuse_to_save_what_is_not_finite(run.step, losses)
@@ -118,6 +134,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     "optimizer": optimizer.state_dict(),
                     "watch": watch.state_dict(),
                     "step": run.step,
+                    "n_images": n,
                     "order": order,
                     "losses": [float(loss) for loss in losses],
                     "clock": clock.total,
@@ -177,25 +194,21 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                 batches = [
                     b.tensor_split(world)[rank] for b in order.split(batch)[done : last_step - epoch * steps_per_epoch]
                 ]
-                for crops, indices in clock.waiting("data", crops_of.batches(epoch, batches)):
+                for crops, indices in crops_of.batches(epoch, batches, clock):
                     torch.manual_seed(
                         key(settings.seed, "dropout", run.step, rank)
                     )  # the one use of a global generator
-                    with clock.section("network"):
-                        crops = [
-                            c.to(fabric.device, memory_format=torch.channels_last, non_blocking=True) for c in crops
-                        ]
-                        indices = indices.to(fabric.device, non_blocking=True)
-                        loss = network.loss(crops, indices)
-                        optimizer.zero_grad()
-                        fabric.backward(loss)
-                        lr = lr_at(run.step, steps_per_epoch, settings)
-                        prepare_step(optimizer, run.step, lr)
-                        optimizer.step()
                     try:
+                        with clock.section("network"):
+                            loss = network.loss(crops, indices)
+                            optimizer.zero_grad()
+                            fabric.backward(loss)
+                            lr = lr_at(run.step, steps_per_epoch, settings)
+                            prepare_step(optimizer, run.step, lr)
+                            optimizer.step()
                         with clock.section("method"):
                             method.after_step(run, indices)
-                    except ValueError as error:  # a memory refuses rows that are not finite before they can spoil it
+                    except ValueError as error:  # codes and memories refuse what is not finite before it can spoil them
                         raise TrainingFailed(
                             f"step {run.step + 1}: {error}; lower --lr ({settings.lr:g} now), or use --precision 32"
                         ) from None
@@ -252,6 +265,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     "seed": str(settings.seed),
                 }
                 save_backbone(backbone, folder.backbone, metadata=about)
+                clock.figures()
+                final |= {f"time_{name}": seconds for name, seconds in clock.total.items()}
                 final["wall_s"] = saved.get("wall_s", 0.0) + time.monotonic() - began
                 record(final)
                 if shown is not None:
@@ -272,13 +287,13 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     if images.skipped:
         first = images.skipped[0]
         files = "1 damaged file was" if len(images.skipped) == 1 else f"{len(images.skipped)} damaged files were"
-        screen.say(f"{files} replaced by others; the first: {first.path} ({first.reason})")
+        screen.say(f"{files} replaced by others; the first: {one_line(first.path)} ({first.reason})")
     report = f"report     {folder.report}   (open it in a browser)\n" if settings.report else ""
     screen.result(
         f"{scored}"
         f"backbone   {folder.backbone}\n"
         f"{report}"
-        f"took       {duration(saved.get('wall_s', 0.0) + time.monotonic() - began)}\n"
+        f"took       {duration(saved.get('wall_s', 0.0) + time.monotonic() - began)}: {clock.summary()}\n"
         f"next       uv run apps/classify   (every benchmark of this backbone)\n"
         f"           uv run apps/pretrain {settings.method} --data folder:PATH   (your own images, labels or not)"
     )

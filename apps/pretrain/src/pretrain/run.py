@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from pretrain.data import Loader
+from pretrain.errors import TrainingFailed
 
 
 @dataclass
@@ -90,12 +91,16 @@ class Run:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train(batch_statistics)
         parts: list[Tensor] = []
+        n_bad = torch.zeros((), device=self.fabric.device)  # batches, counted without waiting for a GPU
         with torch.inference_mode(), self.fabric.autocast():
             for i, (crops, _) in enumerate(loader.batches(0, batches)):
-                parts.append(network([self.fabric.to_device(crop) for crop in crops]).float())
+                parts.append(network(crops).float())
+                n_bad += ~parts[-1].isfinite().all()
                 self.progress(what, (i + 1) / len(batches))
                 self.between_batches()
         self.method.train(training)
+        if self.mean(n_bad) > 0:  # on every rank, so that none waits for one that has ended
+            raise TrainingFailed(f"{what}: NaN or infinity after step {self.step}; lower --lr, or use --precision 32")
         # cloned: a tensor of inference mode may not take part in training
         rows = self.gather(torch.cat(parts).clone())
         if self.group is None:
