@@ -119,6 +119,30 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def kill(session: nox.Session) -> None:
+    """Kill a hundred runs of each method at random moments; each must end as if nothing had happened."""
+    _sync(session)
+    session.run("python", "tests/kill_runs.py", *session.posargs)
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """The fuzz tests with 1,500 inputs each instead of a few dozen."""
+    _sync(session)
+    session.run("pytest", "-k", "fuzz or damage", *session.posargs, env={"CLUSTER_SSL_FUZZ": "1500"})
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of what the workspace installs; fails where the advisory database cannot be asked."""
+    _sync(session)
+    found = session.run("uv", "pip", "freeze", "--exclude-editable", silent=True, external=True)
+    listed = Path(session.create_tmp()) / "requirements.txt"
+    listed.write_text(str(found))
+    session.run("uvx", "pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", str(listed), external=True)
+
+
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """The site, into site/."""
     _sync(session, "--group", "docs")

@@ -4,8 +4,9 @@
 
 A moment is an event: a step, a line of metrics.jsonl, a piece of a checkpoint being written, a flush, a rename; its
 kind is drawn first, so that the thousands of pieces do not hide the few renames. The process gets SIGKILL right before
-it, so halves of files are left behind as a power cut would leave them; then it is resumed, and with even odds killed again. At the end weights, memories and metrics must be those of the other run, bit
-for bit. Prints one line a method; exit code 1 if any run differed."""
+it, so halves of files are left behind as a power cut would leave them; then it is resumed, and with even odds killed
+again. At the end weights, memories and metrics must be those of the other run, bit for bit. Prints one line a method;
+exit code 1 if any run differed."""
 
 from __future__ import annotations
 
@@ -92,7 +93,10 @@ def trial(method: str, folder: Path, n_events: dict[str, int], chance: random.Ra
     if code != 0:
         raise AssertionError(f"{method}: exit code {code} after {n_kills} kills")
     same_weights(folder / "whole", out)
-    assert untimed(lines(out)) == untimed(lines(folder / "whole"))
+    a, b = untimed(lines(folder / "whole")), untimed(lines(out))
+    for x, y in zip(a, b, strict=False):
+        assert x == y, f"metrics.jsonl: {y} instead of {x}"
+    assert len(a) == len(b), f"metrics.jsonl: {len(b)} lines instead of {len(a)}"
     return n_kills
 
 

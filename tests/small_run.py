@@ -49,6 +49,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def same_weights(a: Path, b: Path) -> None:
-    assert weights(a).keys() == weights(b).keys()
-    for name, value in weights(a).items():
-        torch.testing.assert_close(weights(b)[name], value, rtol=0, atol=0, equal_nan=True, msg=name)
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=0, atol=0, equal_nan=True, msg=name)

@@ -80,11 +80,6 @@ def test_unknown_key_in_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert "unknown key 'epoch', did you mean 'epochs'?" in fails(capsys, "--recipe", recipe)
 
 
-def test_resume_before_the_first_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text('method = "odc"\ndata = "shapes:n=60"\ncrops = ["1x32@0.3-1"]\n')
-    assert "nothing to resume" in fails(capsys, "resume", tmp_path)
-
-
 def test_too_many_corrupt_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

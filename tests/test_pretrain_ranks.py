@@ -18,8 +18,8 @@ STEPS = 20
 EQUAL_RUN = {  # batches that no number of ranks divides; dropout is drawn by rank, so it is off
     method: [
         *(*options, "--batch", "31", "--epochs", "7", "--max-steps", str(STEPS), "--knn-every", "0"),
-        # a small step: the networks of these tests double a difference of 1e-7 with every large one
-        *("--lr", "3e-6"),
+        # a small step: the networks of these tests double a difference of 1e-7 with every large one (docs/log.md)
+        *("--lr", "1e-7"),
         *(["--neck-dropout", "0"] if method == "odc" else []),
         *(["--queue", "62"] if method == "swav" else []),
     ]
@@ -53,7 +53,8 @@ def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> No
     for name in ("loss", "gradient_norm"):
         a, b = (torch.tensor([line[name] for line in lines(out) if "loss" in line]) for out in (one, many))
         assert len(a) == STEPS
-        torch.testing.assert_close(b, a, rtol=1e-4 if name == "gradient_norm" else 0, atol=1e-5, msg=name)
+        # the gradient jumps where a maximum changes its pixel; a wrong factor between ranks would be one of 2 or 3
+        torch.testing.assert_close(b, a, rtol=1e-2 if name == "gradient_norm" else 0, atol=1e-5)
     for name, value in weights(one).items():
         if not value.is_floating_point():  # assignments, labels, counters
             assert torch.equal(weights(many)[name], value), name
@@ -108,9 +109,12 @@ def test_a_killed_rank_ends_the_job_with_its_name(tmp_path: Path) -> None:
     _, error = process.communicate(timeout=120)
     assert time.monotonic() - killed_at < 60
     assert process.returncode != 0
-    assert "Traceback" not in error.split("torch/distributed/run.py")[0]
-    assert "rank 0: another process is gone or silent" in error or "(SIGKILL)" in error
-    assert "rank      : 1" in error  # torchrun's summary: who, and by what signal
+    # ours says that it lost another one, and that nothing else is lost; torchrun's summary says which one, and of what
+    assert error.count("pretrain: rank 0: another process is gone or silent") == 1
+    assert error.count("the last checkpoint is whole") == 1
+    cause = error.split("Root Cause")[1]
+    assert "rank      : 1 " in cause
+    assert "(SIGKILL)" in cause
     assert main(["resume", str(out), "--quiet", "--max-steps", "20"]) == 0
 
 

@@ -37,7 +37,7 @@ class Checkpoints:
         self.previous = folder / "checkpoint.previous.pt"
         self._copy: Any = None
         self._writer: threading.Thread | None = None
-        self._error: OSError | None = None
+        self._error: Exception | None = None
 
     def save(self, state: dict[str, Any]) -> None:
         """Raises OSError if the checkpoint before this one could not be written."""
@@ -97,9 +97,19 @@ class Checkpoints:
                 os.replace(self.last, self.previous)
             os.replace(part, self.last)
             _flush_folder(self.last.parent)
-        except OSError as error:  # raised in the training's thread, by the next `save` or `wait`
-            self._error = error
+        except Exception as error:  # raised in the training's thread, by the next `save` or `wait`
+            self._error = _reason(error)
             part.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> Exception:
+    """The OSError that it came of, if any: torch, ending a zip archive that could not be written, complains of that."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def _copied(value: Any, old: Any) -> Any:

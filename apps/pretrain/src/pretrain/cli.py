@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from pretrain.config import METHODS, Machine, Settings
-from pretrain.errors import BadInput, TrainingFailed
+from pretrain.errors import BadInput, TrainingFailed, one_line
 from pretrain.recipe_files import build, nearest, read_recipe, recipe_for, recipe_names
 
 USAGE = """\
@@ -29,7 +29,8 @@ examples:
 
 `pretrain METHOD --help` explains every option."""
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+GONE = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV}
 ON_RESUME = {*Machine.model_fields, "max_steps"} - {"out"}  # what may change without changing what is learnt
 
 
@@ -43,22 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingFailed as error:
         return _fail(error, 3)
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno in FULL:
+            return _fail(f"cannot write: {error.strerror}; the last checkpoint is whole: free space, then resume", 3)
+        if error.errno not in GONE:
             raise
-        return _fail(f"cannot write: {error.strerror}; the last checkpoint is whole: free space, then resume", 3)
+        return _fail(f"the run folder cannot be written any more: {error}; what is there is whole: mend it, resume", 3)
     except RuntimeError as error:
         if not _is_of_another_rank(error):
             raise
-        return _fail(
-            f"another process is gone or silent ({str(error).splitlines()[0][:100]}); the last checkpoint is whole", 3
-        )
+        text = f"another process is gone or silent ({str(error).splitlines()[0][:100]}); the last checkpoint is whole"
+        code = _fail(text, 3)
+        sys.stderr.flush()
+        os._exit(code)  # the threads of a broken group end in an abort where Python takes leave of them
     except KeyboardInterrupt:
         return _fail("stopped", 130)
 
 
 def _fail(error: object, code: int) -> int:
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-    print(f"pretrain: {rank}{error}", file=sys.stderr)
+    print(f"pretrain: {rank}{one_line(error)}", file=sys.stderr)
     return code
 
 

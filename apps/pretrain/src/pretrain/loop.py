@@ -107,8 +107,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     if saved:
         if saved.get("n_images", n) != n:
             raise BadInput(
-                f"--data {settings.data}: {n:,} images, and {saved['n_images']:,} when the run began; memories go by an "
-                f"image's number, so put them back, or start a new run"
+                f"--data {settings.data}: {n:,} images, and {saved['n_images']:,} when the run began; memories go by "
+                f"the number of an image, so put them back, or start a new run"
             )
         method.load_state_dict(saved["method"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -136,6 +136,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     "step": run.step,
                     "n_images": n,
                     "order": order,
+                    "begun": begun,
                     "losses": [float(loss) for loss in losses],
                     "clock": clock.total,
                     "knn_top1_random_init": knn_before,
@@ -152,10 +153,12 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
 
     if method.remark:
         screen.say(method.remark)
+    go_on = f"; go on with: uv run apps/pretrain resume {folder.path}" if main else ""
 
     with StopSignal() as signal, checkpoints, screen:
         moments = Moments(signal, group, every=every, seconds=seconds)
         order: Tensor | None = saved.get("order")
+        begun: int | None = saved.get("begun")  # the epoch that the order is of
         losses = [torch.tensor(loss, device=fabric.device) for loss in saved.get("losses", [])]
         try:
             # ---- start ----
@@ -182,7 +185,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     knn = score.top1(run, backbone)
                     record({"step": run.step, "epoch": epoch - 1, "knn_top1": knn})
                     window_s, window_steps = time.monotonic(), 0  # the score's time is not the training's
-                order = saved.pop("order", None) if done else None
+                # of an epoch that had begun, though it may have done no step yet
+                order = saved.pop("order", None) if begun == epoch else None
                 if order is None:
                     began_s = time.monotonic()
                     with clock.section("method"):
@@ -191,6 +195,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     window_s += clustering_s
                 if order is None:
                     order = _whole_batches(permutation(n, settings.seed, "order", epoch), steps_per_epoch * batch)
+                begun = epoch
                 batches = [
                     b.tensor_split(world)[rank] for b in order.split(batch)[done : last_step - epoch * steps_per_epoch]
                 ]
@@ -254,17 +259,18 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             final: dict[str, Any] = {"step": run.step, "epoch": (run.step - 1) // steps_per_epoch, "final": True}
             if knn is not None:
                 final |= {"knn_top1": knn, "knn_top1_random_init": knn_before}
+            about = {
+                "method": settings.method,
+                "data": settings.data,
+                "step": str(run.step),
+                "seed": str(settings.seed),
+            }
+            if main:
+                save_backbone(backbone, folder.backbone, metadata=about)
             shown = None
-            if settings.report:
+            if settings.report:  # after the backbone is safe: features of many images may not fit
                 shown = run.extract(backbone, what="features for the report"), method.assign(run)
             if main:
-                about = {
-                    "method": settings.method,
-                    "data": settings.data,
-                    "step": str(run.step),
-                    "seed": str(settings.seed),
-                }
-                save_backbone(backbone, folder.backbone, metadata=about)
                 clock.figures()
                 final |= {f"time_{name}": seconds for name, seconds in clock.total.items()}
                 final["wall_s"] = saved.get("wall_s", 0.0) + time.monotonic() - began
@@ -274,13 +280,11 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         except StopRequested:
             if moments.saved_step != run.step:  # told while features were extracted, which changes nothing
                 checkpoint(order, losses)
-            raise Interrupted(
-                f"stopped at step {run.step}; go on with: uv run apps/pretrain resume {folder.path}"
-            ) from None
+            raise Interrupted(f"stopped at step {run.step}{go_on}") from None
         except WorkerLost as error:  # between two steps: all that was learnt is whole
             if signal.deferred and world == 1 and moments.saved_step != run.step:
                 checkpoint(order, losses)
-            raise WorkerLost(f"{error}; go on with: uv run apps/pretrain resume {folder.path}") from None
+            raise WorkerLost(f"{error}{go_on}") from None
     if board is not None:
         board.close()
     scored = f"kNN top-1  {knn_before:.1f} % -> {knn:.1f} %   (random network -> trained)\n" if knn is not None else ""
@@ -331,8 +335,10 @@ def settings_precision(fabric: Fabric) -> str:
 
 
 def _is_before(line: dict[str, Any], step: int) -> bool:
-    """Whether a run that goes on from `step` keeps the line; a score at that very step is taken again."""
-    return "final" not in line and (line["step"] < step or ("loss" in line and line["step"] == step))
+    """Whether a run that goes on from `step` keeps the line; a score at that very step is taken again, but that
+    of the random network is not."""
+    taken_again = "loss" not in line and step > 0
+    return "final" not in line and (line["step"] < step or (line["step"] == step and not taken_again))
 
 
 def _whole_batches(order: Tensor, length: int) -> Tensor:

@@ -35,26 +35,30 @@ def read_recipe(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     """A recipe by name, or any TOML file by path -> (its settings, its `[about]` table)."""
     if name.endswith(".toml"):
         try:
-            text = Path(name).read_text()
+            text = Path(name).read_text(encoding="utf-8")
         except OSError as error:
             raise BadInput(f"--recipe {name}: {error.strerror}") from None
+        except ValueError as error:  # bytes that are no UTF-8; a name that no file can have
+            raise BadInput(f"--recipe {name}: not a TOML file ({error})") from None
     elif name in recipe_names():
         text = (_recipes() / f"{name}.toml").read_text()
     else:
         raise BadInput(f"unknown recipe '{name}'{nearest(name, recipe_names())}; `pretrain recipes` lists them")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of thousands of digits
         raise BadInput(f"{name}: not a TOML file ({error})") from None
+    except RecursionError:
+        raise BadInput(f"{name}: not a recipe, which is flat (tables in tables without end)") from None
     return values, values.pop("about", {})
 
 
 def build(values: Mapping[str, Any], source: str) -> Settings:
     """Check `values` and freeze them; `source` is what an error message points at."""
     method = values.get("method")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise BadInput(f"{source}: method must be one of {', '.join(METHODS)}, got {method!r}")
-    settings = METHODS[str(method)]
+    settings = METHODS[method]
     try:
         return settings.model_validate(values)
     except ValidationError as error:

@@ -32,14 +32,15 @@ class RunFolder:
     @classmethod
     def create(cls, out: str | None, settings: Settings) -> RunFolder:
         path = Path(out) if out else _next_free(Path("runs"), settings.method)
-        if (path / "config.toml").exists():
+        if os.path.exists(path / "config.toml"):
             raise BadInput(f"--out {path}: there is a run already; `pretrain resume {path}`, or another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):
                 pass
-        except OSError as error:
-            raise BadInput(f"--out {path}: cannot write there ({error.strerror}); choose another --out") from None
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            why = getattr(error, "strerror", error)
+            raise BadInput(f"--out {path}: cannot write there ({why}); choose another --out") from None
         return cls(path)
 
     @classmethod
@@ -61,7 +62,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: str) -> tuple[RunFolder, Settings]:
         folder = cls(Path(path))
-        if not folder.config.exists():
+        if not os.path.exists(folder.config):  # Path.exists raises for names that are too long
             raise BadInput(
                 f"{path}: not a run (no config.toml); give the folder that the run printed, such as runs/odc-1"
             )
@@ -82,8 +83,11 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         # what follows the last line break is a line that was being written when the process died
-        *lines, _ = self.metrics.read_text().split("\n")
-        return [json.loads(line) for line in lines]
+        *lines, _ = self.metrics.read_bytes().split(b"\n")
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError:
+            raise BadInput(f"{self.metrics}: a line in it is damaged; remove that line, then resume") from None
 
     def keep_metrics(self, lines: Iterable[dict[str, Any]]) -> None:
         """Replace metrics.jsonl, such as by the lines up to the checkpoint that a run resumes from."""

@@ -1,0 +1,70 @@
+"""Runs in a forked process: it can be killed, run out of disk or lose its folder, and costs no import of torch."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+CLONE_NEWNS = 0x20000  # unshare(2)
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 0x4000, 1 << 18  # mount(2)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def forked(work: Callable[[], int], errors: Path) -> int:
+    """Exit code of `work` in a child whose stderr goes to the file `errors`; 99 if it raised."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 99
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout = os.fdopen(1, "w")
+        sys.stderr = errors.open("w", buffering=1)
+        os.dup2(sys.stderr.fileno(), 2)
+        torch.set_num_threads(1)
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def own_disk(at: Path, n_bytes: int) -> None:
+    """A file system of n_bytes in memory at folder `at`, which only this process sees. Raises OSError without root."""
+    if _libc.unshare(CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    _mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    _mount(b"tmpfs", os.fsencode(at), b"tmpfs", 0, f"size={n_bytes}".encode())
+
+
+def read_only(at: Path) -> None:
+    """Turn the disk at `at` read-only for this process; files open for writing stay so."""
+    _mount(os.fsencode(at), os.fsencode(at), None, MS_BIND, None)
+    _mount(b"none", os.fsencode(at), None, MS_REMOUNT | MS_BIND | MS_RDONLY, None)
+
+
+def _mount(*arguments: object) -> None:
+    if _libc.mount(*arguments):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def _can_have_own_disk() -> bool:
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    try:
+        own_disk(Path("/tmp"), 4096)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+CAN_HAVE_OWN_DISK = sys.platform == "linux" and os.geteuid() == 0 and _can_have_own_disk()
