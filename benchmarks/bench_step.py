@@ -46,7 +46,7 @@ def settings_of(name: str, size: dict[str, Any]) -> Settings:
     crops = (f"1x{large}@0.08-1",) if one else (f"2x{large}@0.14-1", f"6x{small}@0.05-0.14")
     values: dict[str, Any] = {key: size[key] for key in ("arch", "width", "stem", "batch", "k")} | {"crops": crops}
     if name == "swav":
-        values |= {"queue": 0, "freeze_prototypes_steps": 0}
+        values |= {"freeze_prototypes_steps": 0}
     return METHODS[name](method=name, **values)
 
 
@@ -66,6 +66,10 @@ def ready(name: str, size: dict[str, Any], device: torch.device) -> Method:
     elif name == "deepcluster_v2":
         state.labels.copy_(labels)
         state.centroids.copy_(F.normalize(torch.randn(state.centroids.shape, generator=g), dim=-1))
+    elif state.queue is not None:  # SwAV's, full
+        state.queue.embeddings.copy_(F.normalize(torch.randn(state.queue.embeddings.shape, generator=g), dim=-1))
+        state.queue.n_valid.fill_(state.queue.embeddings.shape[1])
+        state.queue_open.fill_(True)
     return method.train()
 
 
