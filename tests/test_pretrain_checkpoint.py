@@ -138,7 +138,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
 
 
-@pytest.mark.parametrize("method", ["odc", pytest.param("deepcluster_v2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["odc", "deepcluster_v2"])
 def test_killed_runs_end_as_if_nothing_had_happened(method: str) -> None:
     """A few of what `nox -s kill` does a hundred times."""
     command = [sys.executable, str(ROOT / "tests" / "kill_runs.py"), "--method", method, "--trials", "3", "--seed", "1"]

@@ -15,6 +15,7 @@ from pretrain.cli import main
 from small_run import ROOT, SMALL, SMALL_RUNS, lines, weights
 
 STEPS = 20
+DAILY = {("odc", 2), ("swav", 2)}  # the others with `-m slow`
 EQUAL_RUN = {  # batches that no number of ranks divides; dropout is drawn by rank, so it is off
     method: [
         *(*options, "--batch", "31", "--epochs", "7", "--max-steps", str(STEPS), "--knn-every", "0"),
@@ -42,7 +43,11 @@ def ranks(n: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("method", "n"),
-    [*((method, 2) for method in EQUAL_RUN), *(pytest.param(m, 3, marks=pytest.mark.slow) for m in EQUAL_RUN)],
+    [
+        pytest.param(method, n, marks=[] if (method, n) in DAILY else pytest.mark.slow)
+        for method in EQUAL_RUN
+        for n in (2, 3)
+    ],
 )
 def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
@@ -76,6 +81,7 @@ def test_a_rank_needs_two_images(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_more_ranks_than_clusters(tmp_path: Path) -> None:
     done = ranks(3, "odc", *SMALL, "--k", "2", "--max-steps", "2", "--knn-every", "0", "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr

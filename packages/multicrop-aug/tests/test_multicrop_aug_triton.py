@@ -120,6 +120,7 @@ def test_operations_and_their_orders_equal_the_torch_backend() -> None:
     interpreted("small")
 
 
+@pytest.mark.slow
 def test_inputs_and_outputs_of_every_kind() -> None:
     interpreted("inputs")
 
