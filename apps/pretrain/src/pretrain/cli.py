@@ -7,6 +7,7 @@ import errno
 import inspect
 import os
 import sys
+import time
 import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = f"another process is gone or silent ({str(error).splitlines()[0][:100]}); the last checkpoint is whole"
         code = _fail(text, 3)
         sys.stderr.flush()
+        time.sleep(3)  # torchrun blames whom it finds gone first: let that be the one who is
         os._exit(code)  # the threads of a broken group end in an abort where Python takes leave of them
     except KeyboardInterrupt:
         return _fail("stopped", 130)
