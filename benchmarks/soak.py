@@ -4,13 +4,15 @@
     python benchmarks/soak.py --minutes 120 --record benchmarks/records/DATE-soak.md swav --data folder:photos
 
 Everything after the options is a command line of apps/pretrain, without --epochs and --out. Memory is the proportional
-set size (PSS) of the process and its children, so pages that they share count once. The first tenth of the time is left
-out of the slopes: caches fill, and the first checkpoint's copy is made."""
+set size (PSS) of the process and its children, so pages that they share count once; beside it stand open descriptors,
+threads and memory maps, which leak before memory does. The first tenth of the time is left out of the slopes: caches
+fill, and the first checkpoint's copy is made."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -18,6 +20,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,12 +33,37 @@ def tree(pid: int) -> list[int]:
     return [pid, *(p for child in children for p in tree(int(child)))]
 
 
-def memory_mib(pid: int) -> float:
-    total = 0.0
+class Look(NamedTuple):
+    """What the run and its children hold at one moment."""
+
+    hours: float
+    memory_mib: float
+    descriptors: int
+    threads: int
+    maps: int
+
+
+def look(pid: int, began: float) -> Look:
+    memory, descriptors, threads, maps = 0, 0, 0, 0
     for process in tree(pid):
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
-    return total
+        at = Path(f"/proc/{process}")
+        lines = (at / "smaps_rollup").read_text().splitlines()
+        memory += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        descriptors += len(os.listdir(at / "fd"))
+        threads += len(os.listdir(at / "task"))
+        maps += (at / "maps").read_text().count("\n")
+    return Look((time.monotonic() - began) / 3600, memory / 1024, descriptors, threads, maps)
+
+
+def slope(looks: list[Look], field: str) -> str:
+    values = [getattr(at, field) for at in looks]
+    rise = statistics.linear_regression([at.hours for at in looks], values).slope
+    return f"| {field.replace('_mib', ', MiB')} | {values[0]:.0f} | {values[-1]:.0f} | {max(values):.0f} | {rise:+.1f} |\n"
+
+
+def by_sixth(rates: list[float]) -> str:
+    parts = [rates[len(rates) * i // 6 : len(rates) * (i + 1) // 6] for i in range(6)]
+    return ", ".join(f"{statistics.median(part):.0f}" for part in parts if part)
 
 
 def main() -> None:
@@ -44,30 +75,32 @@ def main() -> None:
     out = Path(tempfile.mkdtemp()) / "run"
     arguments = [*command, "--epochs", "1000000", "--on-collapse", "warn", "--no-report", "--quiet", "--out", str(out)]
     process = subprocess.Popen([sys.executable, str(ROOT / "apps" / "pretrain"), *arguments])
-    began, seen = time.monotonic(), []
+    began, looks = time.monotonic(), []
     while process.poll() is None and time.monotonic() - began < 60 * given.minutes:
         time.sleep(given.every)
         try:
-            seen.append((time.monotonic() - began, memory_mib(process.pid)))
+            looks.append(look(process.pid, began))
         except (FileNotFoundError, ProcessLookupError):  # a process ended between the list of names and the look
             continue
     process.send_signal(signal.SIGTERM)
     code = process.wait()
+    if code != 130:
+        sys.exit(f"soak: expected a run that goes on until SIGTERM (exit code 130), got exit code {code}")
 
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     rates = [line["images_per_s"] for line in metrics if "images_per_s" in line]
-    rates = rates[len(rates) // 10 :]
-    hours = [t / 3600 for t, _ in seen[len(seen) // 10 :]]
-    sizes = [size for _, size in seen[len(seen) // 10 :]]
-    slope = statistics.linear_regression(hours, sizes).slope
-    tenth = max(1, len(rates) // 10)
-    first, last = statistics.median(rates[:tenth]), statistics.median(rates[-tenth:])
+    if not rates:
+        sys.exit(f"soak: no line of metrics has images_per_s after {given.minutes:g} minutes; give more of them")
+    looks = looks[len(looks) // 10 :]
     text = (
-        f"- `python benchmarks/soak.py --minutes {given.minutes:g} {' '.join(command)}`: "
-        f"{metrics[-1]['step']:,} steps, exit code {code} by SIGTERM\n"
-        f"- memory {sizes[0]:.0f} MiB at first, {sizes[-1]:.0f} at the end, most {max(sizes):.0f}; "
-        f"slope {slope:+.1f} MiB an hour\n"
-        f"- images a second, median of the first and last tenth: {first:.0f}, {last:.0f} ({last / first - 1:+.1%})\n"
+        f"# {given.minutes:g} minutes of one run\n\n"
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {os.cpu_count()} cores. "
+        f"The first tenth of the time is left out of the table.\n\n"
+        f"`python benchmarks/soak.py --minutes {given.minutes:g} {' '.join(command)}`: "
+        f"{metrics[-1]['step']:,} steps, exit code {code} by SIGTERM.\n\n"
+        "| run and its children | first | last | most | slope an hour |\n| --- | --- | --- | --- | --- |\n"
+        + "".join(slope(looks, field) for field in Look._fields[1:])
+        + f"\nImages a second, median of each sixth of the time: {by_sixth(rates)}.\n"
     )
     print(text, end="")
     if given.record:
