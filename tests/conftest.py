@@ -2,13 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from small_run import ROOT
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
 
 @pytest.fixture(scope="session")

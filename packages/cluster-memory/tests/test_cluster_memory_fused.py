@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -71,6 +73,16 @@ def test_fused_minimum_and_sums_have_the_bits_of_torch(
     assert torch.equal(sums, fast)
 
 
+@contextmanager
+def threads_of_torch(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def fit(monkeypatch: pytest.MonkeyPatch, k: int, metric: str, fused: bool, threads: int) -> Any:
     """A fit as large data get it, on blocks of 100 rows."""
     g = torch.Generator().manual_seed(k)
@@ -113,12 +125,8 @@ def test_threads_change_no_bit(k: int, fused: bool, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_crew_keeps_order_and_leaves_torch_as_it_was() -> None:
-    at_first = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with threads_of_torch(2):
         check_a_crew(Crew(3))
-    finally:
-        torch.set_num_threads(at_first)
 
 
 def check_a_crew(crew: Crew) -> None:
@@ -168,7 +176,7 @@ def test_a_source_that_gives_one_buffer_again_is_not_read_ahead(monkeypatch: pyt
 
     monkeypatch.setattr(_assign, "_LARGE", 0)
     monkeypatch.setattr(_assign, "fused_loops", lambda *_: None)
-    monkeypatch.setattr(_assign.torch, "get_num_threads", lambda: 4)
     start = x[:20]
-    read, whole = KMeans(20, n_iters=4, init=start).fit(blocks), KMeans(20, n_iters=4, init=start).fit(x)
+    with threads_of_torch(4):
+        read, whole = KMeans(20, n_iters=4, init=start).fit(blocks), KMeans(20, n_iters=4, init=start).fit(x)
     assert torch.equal(read.assignments, whole.assignments)

@@ -1,5 +1,8 @@
 """Trunks and the Sobel filter, against torchvision and plain formulas."""
 
+import subprocess
+import sys
+
 import pytest
 import sobel_resnet
 import torch
@@ -64,6 +67,27 @@ def test_width(width: float, dim: int) -> None:
     model = resnet50(width=width).eval()
     assert model(images(1, 32)).shape == (1, dim)
     assert model.num_features == dim
+
+
+THIN = """
+import torch
+from sobel_resnet import resnet18
+torch.set_num_threads(4)
+net = resnet18(width=0.125).to(memory_format=torch.channels_last)
+wide = resnet18(width=0.125).double()
+images = torch.randn(30, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+for _ in range(10):
+    net.zero_grad()
+    net(images.contiguous(memory_format=torch.channels_last)).square().sum().backward()
+wide(images.double()).square().sum().backward()
+ours, exact = (n.layer2[0].downsample[0].weight.grad for n in (net, wide))
+torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-3 * exact.abs().max().item())
+"""
+
+
+def test_thin_trunks_keep_clear_of_a_crash_in_onednn() -> None:
+    """A process of its own: without `_ThinProjection` it ends in a segmentation fault on CPUs with AVX-512."""
+    subprocess.run([sys.executable, "-c", THIN], check=True)
 
 
 def test_list_of_crops_runs_once_per_consecutive_resolution() -> None:

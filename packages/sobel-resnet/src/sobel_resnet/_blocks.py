@@ -12,10 +12,21 @@ def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return empty_conv(n_in, n_out, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
+class _ThinProjection(nn.Conv2d):
+    """A strided 1x1 convolution that picks its pixels first: the same sums, without oneDNN's strided kernel.
+
+    That kernel's weight gradient writes past its workspace, a crash or garbage by the number of threads, where
+    channels-last input has fewer channels than a vector register holds (uxlfoundation/oneDNN#6035, torch 2.13)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x[..., :: self.stride[0], :: self.stride[1]], self.weight)
+
+
 def _shortcut(n_in: int, n_out: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and n_in == n_out:
         return None
-    return nn.Sequential(_conv(n_in, n_out, 1, stride), nn.BatchNorm2d(n_out))
+    kind = _ThinProjection if stride > 1 and n_in < 16 else nn.Conv2d  # 16 floats: the widest register
+    return nn.Sequential(empty_conv(n_in, n_out, 1, stride=stride, bias=False, kind=kind), nn.BatchNorm2d(n_out))
 
 
 class BasicBlock(nn.Module):

@@ -13,9 +13,9 @@ def cpu_generator(seed: int) -> torch.Generator:
     return torch.Generator(device="cpu").manual_seed(seed)
 
 
-def empty_conv(*args: Any, **kwargs: Any) -> nn.Conv2d:
-    """nn.Conv2d with uninitialised weights: the caller must fill them."""
-    return skip_init(nn.Conv2d, *args, device=torch.get_default_device(), **kwargs)
+def empty_conv(*args: Any, kind: type[nn.Conv2d] = nn.Conv2d, **kwargs: Any) -> nn.Conv2d:
+    """nn.Conv2d, or a kind of it, with uninitialised weights: the caller must fill them."""
+    return skip_init(kind, *args, device=torch.get_default_device(), **kwargs)
 
 
 def empty_linear(in_dim: int, out_dim: int) -> nn.Linear:
