@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ._decode import EXTENSIONS, CorruptImage, check_size, decode
+from ._remote import Archive, is_remote, local_copies
 from ._source import Labels, PackedStrings, Request, choose_split, encode_names, only_train
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -32,7 +33,12 @@ class TarSource:
     """Members of tar files, read by offset."""
 
     def __init__(
-        self, shards: list[str], members: list[_Member], labels: Labels, class_names: list[str] | None, upright: bool
+        self,
+        shards: list[Archive],
+        members: list[_Member],
+        labels: Labels,
+        class_names: list[str] | None,
+        upright: bool,
     ) -> None:
         self.labels, self.class_names = labels, class_names
         self._upright = upright
@@ -51,7 +57,7 @@ class TarSource:
         check_size(size)
         try:
             # Opened for each read: microseconds beside a decode, and nothing to share between processes.
-            with open(self._shards[shard], "rb") as file:
+            with open(self._shards[shard].path, "rb") as file:
                 file.seek(offset)
                 data = file.read(size)
         except OSError as error:
@@ -61,16 +67,18 @@ class TarSource:
         return data
 
     def name(self, i: int) -> str:
-        return f"{self._shards[self._where[i, 0]]}::{self._names[i]}"
+        return f"{self._shards[self._where[i, 0]].address}::{self._names[i]}"
 
 
 def open_tar(request: Request) -> TarSource:
     """Classes are, in this order: sibling `.cls` members (webdataset), the first folder in the archive, none.
 
-    The pattern may hold `*`, `?`, `[...]` and ranges such as {000..012}. Images lie in the order shard, path. A folder
-    that holds every image is no class; first-level folders train/ and val/ (or test/) are the splits.
+    The pattern may hold `*`, `?`, `[...]` and ranges such as {000..012}, and be a URL (see `_remote`). Images lie in
+    the order shard, path. A folder that holds every image is no class; first-level folders train/ and val/ (or test/)
+    are the splits.
     """
-    shards = [shard for pattern in expand_ranges(os.path.expanduser(request.arg)) for shard in _files(pattern)]
+    patterns = expand_ranges(os.path.expanduser(request.arg))
+    shards = local_copies(patterns) if is_remote(request.arg) else [f for pattern in patterns for f in _files(pattern)]
     members = [member for number, shard in enumerate(shards) for member in sorted(_scan(number, shard))]
     if not members:
         raise ValueError(f"no image in tar {request.arg!r}: known extensions: {' '.join(EXTENSIONS)}")
@@ -97,13 +105,13 @@ def expand_ranges(pattern: str) -> list[str]:
     return [name for number in range(first, last + 1) for name in expand_ranges(f"{head}{number:0{width}}{tail}")]
 
 
-def _files(pattern: str) -> list[str]:
+def _files(pattern: str) -> list[Archive]:
     if os.path.isfile(pattern):
-        return [pattern]
+        return [Archive(pattern, pattern)]
     found = sorted(filter(os.path.isfile, glob.glob(pattern)))
     if not found:
         raise FileNotFoundError(f"no tar file {pattern!r}: write tar:PATTERN, with * or {{000..012}} for shards")
-    return found
+    return [Archive(path, path) for path in found]
 
 
 class _Bounded(io.BufferedReader):
@@ -114,14 +122,16 @@ class _Bounded(io.BufferedReader):
         return super().read(left if size is None or not 0 <= size <= left else size)
 
 
-def _scan(number: int, shard: str) -> list[_Member]:
+def _scan(number: int, shard: Archive) -> list[_Member]:
     images, classes, odd = [], {}, []
-    with _Bounded(io.FileIO(shard)) as file:
+    with _Bounded(io.FileIO(shard.path)) as file:
         end = os.fstat(file.fileno()).st_size
         start = file.read(6)
         for magic, kind in _COMPRESSED.items():
             if start.startswith(magic):
-                raise ValueError(f"{shard} is compressed ({kind}), which allows no random access: decompress it first")
+                raise ValueError(
+                    f"{shard.address} is compressed ({kind}), which allows no random access: decompress it first"
+                )
         file.seek(0)
         try:
             for info in _headers(file):
@@ -142,10 +152,13 @@ def _scan(number: int, shard: str) -> list[_Member]:
                 file.seek(info.offset_data)
                 classes[_key(parts)] = file.read(info.size).decode("utf-8", "replace").strip()
         except Exception as error:  # damaged headers make tarfile raise ValueError, OverflowError, ... beside TarError
-            raise ValueError(f"{shard} is not a whole tar file: {' '.join(str(error).split())[:200]}") from error
+            raise ValueError(
+                f"{shard.address} is not a whole tar file: {' '.join(str(error).split())[:200]}"
+            ) from error
     if odd:
         warnings.warn(
-            f"{shard}: {len(odd):,} members are links, devices or sparse and are passed over, the first is {odd[0]!r}",
+            f"{shard.address}: {len(odd):,} members are links, devices or sparse and are passed over, "
+            f"the first is {odd[0]!r}",
             stacklevel=2,
         )
     return [_Member(parts, number, offset, size, classes.get(_key(parts))) for parts, offset, size in images]
