@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,22 +21,54 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def forked(work: Callable[[], int], errors: Path) -> int:
     """Exit code of `work` in a child whose stderr goes to the file `errors`; 99 if it raised."""
+    return _wait(_start(work, Path(os.devnull), errors, {}))
+
+
+class Ranks(NamedTuple):
+    """What the processes of one run ended with, by rank."""
+
+    codes: list[int]
+    out: list[str]
+    errors: list[str]
+
+
+def forked_ranks(n: int, work: Callable[[], int], folder: Path) -> Ranks:
+    """`work` in n processes that find what torchrun would have told them; a second instead of ten, which n
+    interpreters take to import torch. Their output goes to files in `folder`."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    files = [(folder / f"out{rank}", folder / f"errors{rank}") for rank in range(n)]
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
+    told |= {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": 0, "GROUP_RANK": 0}
+    children = [_start(work, *files[rank], told | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(n)]
+    codes = [_wait(child) for child in children]
+    return Ranks(codes, [out.read_text() for out, _ in files], [errors.read_text() for _, errors in files])
+
+
+def _start(work: Callable[[], int], out: Path, errors: Path, environment: dict[str, object]) -> int:
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return child
     code = 99
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout = os.fdopen(1, "w")
-        sys.stderr = errors.open("w", buffering=1)
+        os.environ.update({name: str(value) for name, value in environment.items()})
+        sys.stdout, sys.stderr = out.open("w", buffering=1), errors.open("w", buffering=1)
+        os.dup2(sys.stdout.fileno(), 1)
         os.dup2(sys.stderr.fileno(), 2)
         torch.set_num_threads(1)
         code = work()
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def own_disk(at: Path, n_bytes: int) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,9 @@ from classify.probes import _possible_k
 from classify.protocols import PRESETS
 from classify.results import rows
 from eval_probes import KNNProbe
+from forks import forked_ranks
 from indexed_images import export_shapes, open_images
 from multicrop_aug import evaluation, render
-from small_run import ROOT
 from sobel_resnet import ResNet, load_backbone, resnet18, save_backbone
 
 DATA = ("--data", "shapes:n=160,n_val=60")
@@ -255,16 +252,9 @@ def test_shots_that_the_smallest_class_allows() -> None:
 
 def test_two_ranks_equal_one(everything: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launch, str(ROOT / "apps" / "classify"), "knn", "--weights", str(weights), *DATA, "--device", "cpu"]
-    done = subprocess.run(
-        [*command, "--cache", str(tmp_path / "features"), "--out", str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    more = ["--cache", str(tmp_path / "features"), "--out", str(out)]
+    done = forked_ranks(2, lambda: main(["knn", "--weights", str(weights), *DATA, "--device", "cpu", *more]), tmp_path)
+    assert done.codes == [0, 0], done.errors
     one, two = (json.loads((path / "results.json").read_text())["results"]["knn"] for path in (everything, out))
     assert two["k"] == one["k"]
     assert two["rankme"] == pytest.approx(one["rankme"], rel=1e-4)

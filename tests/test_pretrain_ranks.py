@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import forked_ranks
 from pretrain.cli import main
 from small_run import ROOT, SMALL, SMALL_RUNS, lines, weights
 
@@ -54,9 +55,10 @@ def ranks(n: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
     assert main([method, *EQUAL_RUN[method], "--quiet", "--out", str(one)]) == 0
-    done = ranks(n, method, *EQUAL_RUN[method], "--out", str(many))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("backbone ") == 1  # only the first rank speaks
+    done = forked_ranks(n, lambda: main([method, *EQUAL_RUN[method], "--out", str(many)]), tmp_path / "said")
+    assert done.codes == [0] * n, done.errors
+    assert "backbone " in done.out[0]
+    assert not any(done.out[1:])  # only the first rank speaks
     for name in ("loss", "gradient_norm"):
         a, b = (torch.tensor([line[name] for line in lines(out) if "loss" in line]) for out in (one, many))
         assert len(a) == STEPS
@@ -71,22 +73,23 @@ def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> No
     if n == 2:
         assert main(["resume", str(many), "--quiet"]) == 0
     else:
-        assert ranks(2, "resume", str(many)).returncode == 0
+        done = forked_ranks(2, lambda: main(["resume", str(many)]), tmp_path / "said")
+        assert done.codes == [0, 0], done.errors
     for name, value in weights(many).items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 def test_a_rank_needs_two_images(tmp_path: Path) -> None:
-    done = ranks(2, "odc", *SMALL, "--batch", "3", "--out", str(tmp_path / "run"))
-    assert done.returncode != 0
-    assert "--batch 3 is less than 2 images for each of 2 processes" in done.stderr
+    done = forked_ranks(2, lambda: main(["odc", *SMALL, "--batch", "3", "--out", str(tmp_path / "run")]), tmp_path)
+    assert done.codes == [2, 2]
+    assert "--batch 3 is less than 2 images for each of 2 processes" in done.errors[0]
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_more_ranks_than_clusters(tmp_path: Path) -> None:
-    done = ranks(3, "odc", *SMALL, "--k", "2", "--max-steps", "2", "--knn-every", "0", "--out", str(tmp_path / "run"))
-    assert done.returncode == 0, done.stderr
+    arguments = ["odc", *SMALL, "--k", "2", "--max-steps", "2", "--knn-every", "0", "--out", str(tmp_path / "run")]
+    done = forked_ranks(3, lambda: main(arguments), tmp_path)
+    assert done.codes == [0, 0, 0], done.errors
 
 
 def child_of(process: subprocess.Popen[str], rank: int) -> int:

@@ -96,13 +96,16 @@ def test_interrupt_writes_a_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, str(ROOT / "apps/pretrain"), "odc", *SMALL, "--epochs", "1000", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
-    while not (out / "metrics.jsonl").exists() or not any("loss" in line for line in lines(out)):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    try:
+        deadline = time.monotonic() + 240
+        while not (out / "metrics.jsonl").exists() or not any("loss" in line for line in lines(out)):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert error.count("\n") == 1
     assert "pretrain resume" in error
