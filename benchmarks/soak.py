@@ -58,7 +58,9 @@ def look(pid: int, began: float) -> Look:
 def slope(looks: list[Look], field: str) -> str:
     values = [getattr(at, field) for at in looks]
     rise = statistics.linear_regression([at.hours for at in looks], values).slope
-    return f"| {field.replace('_mib', ', MiB')} | {values[0]:.0f} | {values[-1]:.0f} | {max(values):.0f} | {rise:+.1f} |\n"
+    return (
+        f"| {field.replace('_mib', ', MiB')} | {values[0]:.0f} | {values[-1]:.0f} | {max(values):.0f} | {rise:+.1f} |\n"
+    )
 
 
 def by_sixth(rates: list[float]) -> str:

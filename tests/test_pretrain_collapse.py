@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretrain import watch
 from pretrain.cli import main
 from pretrain.errors import TrainingFailed
 from pretrain.watch import Watch
@@ -76,10 +77,13 @@ def test_effective_rank_of_the_embeddings() -> None:
     assert ranks[0] < ranks[1] < ranks[2]
 
 
-def test_codes_that_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_codes_that_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """epsilon = 1 makes all codes uniform: the loss is ln K, and no step changes that."""
     out = tmp_path / "run"
-    more = ["--epsilon", "1", "--lr", "1e-6", "--epochs", "60", "--knn-every", "0", "--log-every", "20"]
+    monkeypatch.setattr(watch, "PATIENCE_STEPS", 20)
+    more = ["--epsilon", "1", "--lr", "1e-6", "--epochs", "9", "--knn-every", "0", "--log-every", "4"]
     assert main(["swav", *SMALL_SWAV, "--out", str(out), *more]) == 3
     error = capsys.readouterr().err
     assert "collapsed" in error

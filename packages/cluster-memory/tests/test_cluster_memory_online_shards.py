@@ -125,7 +125,7 @@ def worker(rank: int, size: int, folder: str) -> None:
 
 def test_shards_equal_one_process(tmp_path: Path) -> None:
     for size in (2, 3):
-        mp.spawn(worker, args=(size, str(tmp_path)), nprocs=size)
+        mp.start_processes(worker, args=(size, str(tmp_path)), nprocs=size, start_method="fork")
     # what three ranks wrote goes on in this process alone, as the file says
     state = torch.load(tmp_path / f"3-{torch.float32}.pt")
     memory = OnlineClusters(N, 6, K, min_cluster=10, seed=3, sharded=True)  # one rank: holds all

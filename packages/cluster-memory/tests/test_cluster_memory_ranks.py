@@ -68,7 +68,7 @@ def kmeans_worker(rank: int, folder: str) -> None:
 
 
 def test_three_uneven_ranks_equal_one(tmp_path: Path) -> None:
-    mp.spawn(kmeans_worker, args=(str(tmp_path),), nprocs=3)
+    mp.start_processes(kmeans_worker, args=(str(tmp_path),), nprocs=3, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
     for one, *parts in zip(fit(data(), None), *ranks, strict=True):
         assert [len(part["assignments"]) for part in parts] == [170, 0, 231]
@@ -83,7 +83,7 @@ def test_three_uneven_ranks_equal_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow  # three ranks are tested daily
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for one, first, second in zip(fit(data(), None), ranks[0]["kmeans"], ranks[1]["kmeans"], strict=True):
         together = torch.cat([first["assignments"], second["assignments"]])

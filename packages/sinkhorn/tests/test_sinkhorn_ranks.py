@@ -74,7 +74,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
+    mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     one = train(None, slice(None))
     scores = Prototypes(8, 12)(embeddings()[0, 0]).detach()
