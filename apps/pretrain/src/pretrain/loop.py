@@ -318,7 +318,7 @@ def _launch(settings: Settings) -> Fabric:
     strategy: DDPStrategy | str = "auto"
     if world > 1:
         # the memories are the same on all ranks by construction; broadcasting a gigabyte each step would be waste
-        strategy = DDPStrategy(broadcast_buffers=False, timeout=timedelta(seconds=settings.rank_timeout))
+        strategy = DDPStrategy(forward_sync_buffers=False, timeout=timedelta(seconds=settings.rank_timeout))
     fabric = Fabric(
         accelerator=accelerator,
         devices=local,
