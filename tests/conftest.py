@@ -2,6 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
+from faulty_run import METHOD, arguments
+from pretrain.cli import main
 from small_run import ROOT
 
 
@@ -12,3 +14,11 @@ def data_folder() -> Path:
     if not folder.exists():
         pytest.skip("no real images here: set CLUSTER_SSL_DATA to a folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that those of faulty_run.py would have been."""
+    out = tmp_path_factory.mktemp("unharmed") / "run"
+    assert main(arguments(METHOD, out)) == 0
+    return out

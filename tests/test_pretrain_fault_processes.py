@@ -1,0 +1,128 @@
+"""Loader processes that are killed, signals: the run ends in one line, saved as of the step it reached."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faulty_run import METHOD, arguments, at_step, last_step, of_photos, one_line, photos, resumed_as
+from pretrain.build import METHODS
+from pretrain.cli import main
+from small_run import lines
+from test_pretrain_ranks import environment, torchrun, wait_for_step
+
+slow = pytest.mark.slow
+
+
+def loader_processes() -> list[int]:
+    """Forked children of this process."""
+    return [int(c) for c in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds loader processes in /proc")
+@pytest.mark.parametrize(
+    ("which", "step"),
+    [(-1, 4), pytest.param(0, 3, marks=slow), pytest.param(-1, 2, marks=slow)],
+    ids=["of crops, found after a clustering", "of features, found in a clustering", "of crops, in mid-epoch"],
+)
+def test_a_killed_loader_process(
+    which: int, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Linux kills for want of memory, in the middle of a step: what the step learnt is saved."""
+    folder = photos(tmp_path / "photos")
+    assert main(of_photos(folder, tmp_path / "whole")) == 0
+    before = set(loader_processes())
+
+    def kill() -> None:
+        mine = sorted(set(loader_processes()) - before)
+        assert len(mine) == 2
+        os.kill(mine[which], signal.SIGKILL)
+        time.sleep(0.5)  # so that its end is known in mid-step
+
+    at_step(monkeypatch, step, kill)
+    look = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(look, "__defaults__", (0.2,))  # seconds between two looks at the processes, 5 as torch has it
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    out = tmp_path / "run"
+    assert main(of_photos(folder, out, "--workers", "1", "--checkpoint-every", "1000")) == 3
+    error = one_line(capsys.readouterr().err)
+    assert "process that loads images was killed" in error
+    assert f"resume {out}" in error
+    assert step <= last_step(out) <= 4  # as many steps as there were batches made before
+    resumed_as(tmp_path / "whole", out)
+
+
+def test_a_stop_in_the_middle_of_a_clustering(
+    unharmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SIGTERM while features are extracted: saved as of the last step, and the clustering is begun anew."""
+    cluster = METHODS[METHOD].cluster
+
+    def told_to_stop(self: Any, run: Any, epoch: int) -> Any:
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return cluster(self, run, epoch)
+
+    monkeypatch.setattr(METHODS[METHOD], "cluster", told_to_stop)
+    out = tmp_path / "run"
+    assert main(arguments(METHOD, out, "--checkpoint-every", "1000")) == 130
+    assert f"stopped at step 4; go on with: uv run apps/pretrain resume {out}" in one_line(capsys.readouterr().err)
+    assert last_step(out) == 4
+    monkeypatch.undo()
+    resumed_as(unharmed, out)
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [(signal.SIGTERM, signal.SIGTERM), pytest.param((signal.SIGINT, signal.SIGTERM), marks=slow)],
+    ids=["SIGTERM twice", "Ctrl-C, then SIGTERM"],
+)
+def test_a_second_signal_stops_at_once(
+    signals: tuple[int, int],
+    unharmed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    passed = []
+
+    def both() -> None:
+        os.kill(os.getpid(), signals[0])
+        passed.append("the first")
+        os.kill(os.getpid(), signals[1])
+        passed.append("the second")
+
+    at_step(monkeypatch, 3, both)
+    out = tmp_path / "run"
+    assert main(arguments(METHOD, out)) == 130
+    one_line(capsys.readouterr().err)
+    assert passed == ["the first"]
+    assert last_step(out) == 2  # the step that it cut short is none
+    monkeypatch.undo()
+    resumed_as(unharmed, out)
+
+
+@slow
+def test_a_signal_to_torchrun_stops_and_saves_all_ranks(tmp_path: Path) -> None:
+    """As Slurm gives it: to torchrun, which passes it on."""
+    out = tmp_path / "run"
+    command = torchrun(2, *arguments("odc", out, "--epochs", "1000"), "--checkpoint-every", "100000")
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    wait_for_step(out, 3, process)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode != 0
+    step = last_step(out)
+    assert step >= 3
+    assert [line["step"] for line in lines(out) if "loss" in line] == list(range(1, step + 1))
+    said = [line for line in error.splitlines() if line.startswith("pretrain: ")]
+    assert sorted(said) == [
+        f"pretrain: rank 0: stopped at step {step}; go on with: uv run apps/pretrain resume {out}",
+        f"pretrain: rank 1: stopped at step {step}",
+    ]
