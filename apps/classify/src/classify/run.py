@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from eval_probes import TapFeatures, read_subset_list
-from rich.console import Console
 from torch import Tensor
+from transfer_runs import Progress
 
 from classify import probes, results
 from classify.cli import dump
@@ -23,7 +23,6 @@ from classify.errors import BadInput
 from classify.features import Extractor
 from classify.protocols import DEFAULT_PRESET, TAPS
 from classify.report import render
-from classify.terminal import Progress
 from classify.weights import Weights, read_weights
 
 LINEAR_CACHED_LR = (0.01, 0.1, 1.0, 10.0, 30.0)  # of `all`: features of every scale find theirs
@@ -37,21 +36,20 @@ def run(options: argparse.Namespace, rank: int, world: int, began: float) -> Non
     device = torch.device("cpu")
     if options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available()):
         device = torch.device("cuda", rank % torch.cuda.device_count())
-    console = Console(quiet=rank > 0, highlight=False, soft_wrap=True)
+    progress = Progress(quiet=options.quiet, main=rank == 0)
 
     # ---- weights, data ----
     weights = read_weights(options.weights, random_init=options.random_init, seed=options.seed)
     data = options.data or weights.data or "shapes"
     sets = open_sets(data, options.test, options.size, options.resize, download=options.download)
     wanted = _wanted(options.command, sets)
-    if not options.quiet:
-        console.print(f"weights    {weights.what}\n           {weights.path}", markup=False)
-        console.print(f"data       {data}: {len(sets.train):,} to train, {len(sets.test):,} to test", markup=False)
+    progress.say(f"weights    {weights.what}\n           {weights.path}")
+    progress.say(f"data       {data}: {len(sets.train):,} to train, {len(sets.test):,} to test")
 
     with (
         _process_group(world, device),
         results.new_folder(options.out, options.command, make=rank == 0) as folder,
-        Progress(console, quiet=options.quiet) as progress,
+        progress,
     ):
         # ---- features ----
         extractor = Extractor(
@@ -62,7 +60,7 @@ def run(options: argparse.Namespace, rank: int, world: int, began: float) -> Non
             options.batch,
             options.workers,
             Path(options.cache) if options.cache else None,
-            progress,
+            progress.doing,
             rank,
             world,
         )
@@ -72,7 +70,7 @@ def run(options: argparse.Namespace, rank: int, world: int, began: float) -> Non
         # ---- probes ----
         found: dict[str, Any] = {}
         for name in wanted if rank == 0 else [name for name in wanted if name == "knn"]:
-            progress(name, 0.0)
+            progress.doing(name, 0.0)
             found[name] = _probe(name, options, sets, extractor, train, test)
         if rank > 0:
             return
@@ -82,11 +80,12 @@ def run(options: argparse.Namespace, rank: int, world: int, began: float) -> Non
         results.write(folder / "results.json", dump(record))
         results.write(folder / "report.html", render(record, sets, train, test))
     for table in results.tables([(folder.name, record)]):
-        console.print(table)
+        progress.console.print(table)
     if sets.size != 224:
-        console.print(f"taps are pooled adaptively, as crops have {sets.size} px and the published pools are for 224")
-    console.print(f"results    {folder / 'results.json'}\nreport     {folder / 'report.html'}", markup=False)
-    console.print(f"took       {time.monotonic() - began:.0f} s", markup=False)
+        said = f"taps are pooled adaptively, as crops have {sets.size} px and the published pools are for 224"
+        progress.say(said, even_quiet=True)
+    progress.say(f"results    {folder / 'results.json'}\nreport     {folder / 'report.html'}", even_quiet=True)
+    progress.say(f"took       {time.monotonic() - began:.0f} s", even_quiet=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from sobel_resnet import save_backbone
 from torch import Tensor
+from transfer_runs import duration
 
 from pretrain.board import Board
 from pretrain.build import build_method, build_optimizer, prepare_step
@@ -37,7 +38,7 @@ from pretrain.report import write_report
 from pretrain.run import Run
 from pretrain.run_folder import RunFolder
 from pretrain.schedule import lr_at
-from pretrain.terminal import Screen, duration
+from pretrain.terminal import Screen
 from pretrain.watch import Watch
 
 
@@ -50,7 +51,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     # ---- machine ----
     fabric = _launch(settings)
     world, rank, main = fabric.world_size, fabric.global_rank, fabric.global_rank == 0
-    screen = Screen(settings.quiet, main)
+    screen = Screen(quiet=settings.quiet, main=main)
 
     # ---- data ----
     images = open_for_training(settings)
@@ -293,13 +294,14 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         files = "1 damaged file was" if len(images.skipped) == 1 else f"{len(images.skipped)} damaged files were"
         screen.say(f"{files} replaced by others; the first: {one_line(first.path)} ({first.reason})")
     report = f"report     {folder.report}   (open it in a browser)\n" if settings.report else ""
-    screen.result(
+    screen.say(
         f"{scored}"
         f"backbone   {folder.backbone}\n"
         f"{report}"
         f"took       {duration(saved.get('wall_s', 0.0) + time.monotonic() - began)}: {clock.summary()}\n"
         f"next       uv run apps/classify   (every benchmark of this backbone)\n"
-        f"           uv run apps/pretrain {settings.method} --data folder:PATH   (your own images, labels or not)"
+        f"           uv run apps/pretrain {settings.method} --data folder:PATH   (your own images, labels or not)",
+        even_quiet=True,
     )
 
 

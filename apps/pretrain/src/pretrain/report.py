@@ -13,6 +13,7 @@ from indexed_images import IndexedImages
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 from torch import Tensor
+from transfer_runs import duration
 
 from pretrain import figures
 from pretrain.config import Settings
@@ -20,7 +21,6 @@ from pretrain.data import class_labels
 from pretrain.keys import generator
 from pretrain.recipe_files import dump
 from pretrain.run_folder import RunFolder
-from pretrain.terminal import duration
 
 TILE = 64  # pixels of one image in a montage
 PER_CLUSTER = 20

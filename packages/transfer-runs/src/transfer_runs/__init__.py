@@ -25,6 +25,8 @@ from transfer_runs._pictures import draw_map as draw_map
 from transfer_runs._pictures import draw_objects as draw_objects
 from transfer_runs._pictures import side_by_side as side_by_side
 from transfer_runs._progress import Progress as Progress
+from transfer_runs._progress import bar as bar
+from transfer_runs._progress import duration as duration
 from transfer_runs._report import render_report as render_report
 from transfer_runs._results import table as table
 from transfer_runs._stop import StopSignal as StopSignal

@@ -45,18 +45,21 @@ class Progress:
         now = time.monotonic()
         if what != self._what:
             self._what, self._began, self._first = what, now, share
-        parts = [f"{what} {_bar(share)} {share:4.0%}"]
+        parts = [f"{what} {bar(share)} {share:4.0%}"]
         if share > self._first and now - self._began > 2:
             parts.append(f"{duration((now - self._began) * (1 - share) / (share - self._first))} left")
-        line = " | ".join([*parts, *([more] if more else [])])
+        self.show(" | ".join([*parts, *([more] if more else [])]))
+
+    def show(self, line: str) -> None:
+        """Put `line` in the place of the last one; without a terminal, print it if the last one is ten seconds old."""
         if self._live is not None:
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
-        elif not self.quiet and now - self._said > PLAIN_EVERY_S:
-            self._said = now
+        elif not self.quiet and time.monotonic() - self._said > PLAIN_EVERY_S:
+            self._said = time.monotonic()
             self.console.print(line, markup=False)
 
 
-def _bar(share: float, width: int = 12) -> str:
+def bar(share: float, width: int = 12) -> str:
     full = round(share * width)
     return "━" * full + "─" * (width - full)
 
