@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.distributed import TCPStore
 
 CLONE_NEWNS = 0x20000  # unshare(2)
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 0x4000, 1 << 18  # mount(2)
@@ -32,19 +35,26 @@ class Ranks(NamedTuple):
     errors: list[str]
 
 
-def forked_ranks(n: int, work: Callable[[], int], folder: Path) -> Ranks:
+def forked_ranks(
+    n: int, work: Callable[[], int], folder: Path, store: TCPStore | None = None, timeout: float = 300
+) -> Ranks:
     """`work` in n processes that find what torchrun would have told them; a second instead of ten, which n
-    interpreters take to import torch. Their output goes to files in `folder`."""
+    interpreters take to import torch. Their output goes to files in `folder`; `store` is torchrun's, if it has one."""
     folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port() if store is None else store.port
     files = [(folder / f"out{rank}", folder / f"errors{rank}") for rank in range(n)]
     told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n}
     told |= {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": 0, "GROUP_RANK": 0}
+    told |= {"TORCHELASTIC_USE_AGENT_STORE": store is not None}
     children = [_start(work, *files[rank], told | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(n)]
-    codes = [_wait(child) for child in children]
+    codes = [_wait(child, timeout) for child in children]
     return Ranks(codes, [out.read_text() for out, _ in files], [errors.read_text() for _, errors in files])
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _start(work: Callable[[], int], out: Path, errors: Path, environment: dict[str, object]) -> int:
@@ -67,8 +77,14 @@ def _start(work: Callable[[], int], out: Path, errors: Path, environment: dict[s
         os._exit(code)
 
 
-def _wait(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def _wait(child: int, timeout: float = 300) -> int:
+    """Its exit code; a child that takes longer is killed."""
+    deadline = time.monotonic() + timeout
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def own_disk(at: Path, n_bytes: int) -> None:

@@ -127,6 +127,20 @@ def test_a_killed_rank_ends_the_job_with_its_name(tmp_path: Path) -> None:
     assert main(["resume", str(out), "--quiet", "--max-steps", "20"]) == 0
 
 
+def test_an_attempt_meets_nobody_of_the_one_before(tmp_path: Path) -> None:
+    """Rank 1 is late, so that rank 0 finds what the first attempt left in torchrun's store: the address of the dead."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for attempt in range(2):
+        out = str(tmp_path / f"run{attempt}")
+
+        def work(late: int = 5 * attempt, out: str = out) -> int:
+            time.sleep(late * int(os.environ["RANK"]))
+            return main(["odc", *SMALL, "--max-steps", "1", "--knn-every", "0", "--out", out])
+
+        done = forked_ranks(2, work, tmp_path, store, timeout=90)
+        assert done.codes == [0, 0], done.errors
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks' processes in /proc")
 @pytest.mark.slow
 def test_torchrun_restarts_from_the_last_checkpoint(tmp_path: Path) -> None:

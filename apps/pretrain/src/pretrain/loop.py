@@ -34,6 +34,7 @@ from pretrain.errors import BadInput, TrainingFailed, WorkerLost, one_line
 from pretrain.evaluate import KnnScore
 from pretrain.interrupt import Interrupted, Moments, StopRequested, StopSignal
 from pretrain.keys import key, permutation
+from pretrain.rendezvous import join_ranks
 from pretrain.report import write_report
 from pretrain.run import Run
 from pretrain.run_folder import RunFolder
@@ -319,8 +320,10 @@ def _launch(settings: Settings) -> Fabric:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     strategy: DDPStrategy | str = "auto"
     if world > 1:
+        timeout = timedelta(seconds=settings.rank_timeout)
+        join_ranks("nccl" if accelerator == "cuda" else "gloo", timeout)
         # the memories are the same on all ranks by construction; broadcasting a gigabyte each step would be waste
-        strategy = DDPStrategy(forward_sync_buffers=False, timeout=timedelta(seconds=settings.rank_timeout))
+        strategy = DDPStrategy(forward_sync_buffers=False, timeout=timeout)
     fabric = Fabric(
         accelerator=accelerator,
         devices=local,
