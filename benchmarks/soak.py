@@ -4,9 +4,10 @@
     python benchmarks/soak.py --minutes 120 --record benchmarks/records/DATE-soak.md swav --data folder:photos
 
 Everything after the options is a command line of apps/pretrain, without --epochs and --out. Memory is the proportional
-set size (PSS) of the process and its children, so pages that they share count once; beside it stand open descriptors,
-threads and memory maps, which leak before memory does. The first tenth of the time is left out of the slopes: caches
-fill, and the first checkpoint's copy is made."""
+set size of the process and its children, so pages that they share count once: their own (anonymous) and shared
+memory, which a leak would be in, and apart from it that of files, which falls where other programs map the same
+libraries. Beside it stand open descriptors, threads and memory maps, which leak before memory does. The first tenth of
+the time is left out of the slopes: caches fill, and the first checkpoint's copy is made."""
 
 from __future__ import annotations
 
@@ -38,21 +39,23 @@ class Look(NamedTuple):
 
     hours: float
     memory_mib: float
+    files_mib: float
     descriptors: int
     threads: int
     maps: int
 
 
 def look(pid: int, began: float) -> Look:
-    memory, descriptors, threads, maps = 0, 0, 0, 0
+    own, files, descriptors, threads, maps = 0, 0, 0, 0, 0
     for process in tree(pid):
         at = Path(f"/proc/{process}")
-        lines = (at / "smaps_rollup").read_text().splitlines()
-        memory += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        sizes = dict(line.split()[:2] for line in (at / "smaps_rollup").read_text().splitlines()[1:])
+        own += int(sizes["Pss_Anon:"]) + int(sizes["Pss_Shmem:"])
+        files += int(sizes["Pss_File:"])
         descriptors += len(os.listdir(at / "fd"))
         threads += len(os.listdir(at / "task"))
         maps += (at / "maps").read_text().count("\n")
-    return Look((time.monotonic() - began) / 3600, memory / 1024, descriptors, threads, maps)
+    return Look((time.monotonic() - began) / 3600, own / 1024, files / 1024, descriptors, threads, maps)
 
 
 def slope(looks: list[Look], field: str) -> str:
