@@ -7,9 +7,6 @@ import json
 import math
 import os
 import signal
-import socket
-import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,6 +25,7 @@ import segment.torchvision_engine as segment_engine
 import torch
 from detect.torchvision_data import CocoImages, average_precision, decode, entries, flip, is_inside
 from detect.torchvision_model import build_detector
+from forks import forked_ranks
 from indexed_images import export_shapes
 from PIL import Image
 from pycocotools.coco import COCO
@@ -479,15 +477,13 @@ def test_two_processes_score_one_network_on_all_images(place: Path, tmp_path: Pa
         "0",
     ]
     size = ["--batch", "4", "--iterations", "2", "--scale", "0.125", "--device", "cpu", "--out", str(run), "--quiet"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen([sys.executable, "-m", "segment", "voc", *more, *size], env=common | {"RANK": rank}, cwd=place)
-        for rank in ("0", "1")
-    ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+
+    def work() -> int:
+        os.chdir(place)
+        return segment.cli.main(["voc", *more, *size])
+
+    done = forked_ranks(2, work, tmp_path / "said")
+    assert done.codes == [0, 0], done.errors
     results = json.loads((run / "results.json").read_text())
     assert "batch norm of each process by itself, on CPUs" in results["changes"]
     files = segment_engine.files(tmp_path / "voc" / "VOC2012", "voc", "val")

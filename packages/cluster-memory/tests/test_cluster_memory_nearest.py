@@ -131,7 +131,7 @@ def test_a_fit_by_screening_is_the_fit_by_float32(
     assert 0 < result.rechecked < 1
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     st.sampled_from(KINDS),
     st.integers(1, 200),
@@ -248,6 +248,7 @@ print("checked")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_triton_kernel_by_its_interpreter() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.path.dirname(__file__)}

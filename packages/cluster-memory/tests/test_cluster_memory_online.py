@@ -118,7 +118,7 @@ def check_consistent(memory: OnlineClusters) -> None:
     [
         (150, 5, 20, torch.float32, 1e-5),
         (50, 10, 20, torch.float32, 1e-5),
-        (70, 4, 5, torch.float32, 1e-5),
+        pytest.param(70, 4, 5, torch.float32, 1e-5, marks=pytest.mark.slow),
         # each write rounds by up to 2^-12 of the largest entry, and half of what was there before stays: 2^-11 in all,
         # 1.4 times that where a sum of two rows is shorter than they are
         (150, 5, 20, torch.float16, 1e-3),

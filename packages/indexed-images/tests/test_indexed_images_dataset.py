@@ -103,7 +103,7 @@ def test_a_wrong_policy_is_refused():
         open_images("digits", on_corrupt="skip")
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_loader_workers_agree_and_share_one_count(tmp_path, context):
     if context not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {context} here")
