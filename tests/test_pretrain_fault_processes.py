@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from faulty_run import METHOD, arguments, at_step, last_step, of_photos, one_line, photos, resumed_as
+from forks import forked_ranks
 from pretrain.build import METHODS
 from pretrain.cli import main
+from pretrain.interrupt import Moments, StopSignal
 from small_run import lines
 from test_pretrain_ranks import environment, torchrun, wait_for_step
 
@@ -126,3 +129,30 @@ def test_a_signal_to_torchrun_stops_and_saves_all_ranks(tmp_path: Path) -> None:
         f"pretrain: rank 0: stopped at step {step}; go on with: uv run apps/pretrain resume {out}",
         f"pretrain: rank 1: stopped at step {step}",
     ]
+
+
+@pytest.mark.parametrize(("step_s", "within"), [(0.01, 10), (0.5, 4), (6.0, 1)])
+def test_all_ranks_stop_soon_after_one_was_told(step_s: float, within: int, tmp_path: Path) -> None:
+    """Short steps: within ten; long ones: within seconds. torchrun and Slurm kill thirty seconds after SIGTERM."""
+    told_at = 37
+
+    def work() -> int:
+        dist.init_process_group("gloo")
+        now = 0.0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pretrain.interrupt.time.monotonic", lambda: now)
+            signals = StopSignal()
+            moments = Moments(signals, dist.group.WORLD, every=1000)
+            for step in range(1, 100):
+                now += step_s * (1 + dist.get_rank())  # the slower one counts
+                if step == told_at and dist.get_rank() == 1:
+                    signals.asked = True
+                save, stop = moments.after_step(step)
+                assert save == stop
+                if stop:
+                    return step
+        return 99
+
+    done = forked_ranks(2, work, tmp_path)
+    assert done.codes[0] == done.codes[1], done.errors
+    assert told_at <= done.codes[0] < told_at + within

@@ -11,7 +11,9 @@ from transfer_runs import Interrupted, StopSignal
 
 __all__ = ["Interrupted", "Moments", "StopRequested", "StopSignal"]
 
-AGREE_EVERY = 10  # steps (or batches of features) between two questions to all ranks
+# Between two questions to all ranks: at most so many steps (or batches of features), and so many seconds where a step
+# is shorter than that. torchrun and Slurm wait 30 seconds between SIGTERM and SIGKILL.
+AT_MOST_STEPS, AT_MOST_S = 10, 2.0
 
 
 class StopRequested(Exception):
@@ -30,13 +32,13 @@ class Moments:
         self._first = group is None or dist.get_rank(group) == 0
         self.saved_step: int | None = None
         self._saved_at = time.monotonic()
-        self._n_asked = 0
+        self._asked_at, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
     def after_step(self, step: int) -> tuple[bool, bool]:
-        """(save, stop) after step `step`, the count of steps done. Collective every tenth step."""
+        """(save, stop) after step `step`, the count of steps done. Collective now and then, the same on every rank."""
         save = self.every is not None and step % self.every == 0
         late = self.seconds is not None and self._first and time.monotonic() - self._saved_at >= self.seconds
-        late, stop = self._agree(step, late)
+        late, stop = self._agree(late)
         return save or late or stop, stop
 
     def saved(self, step: int) -> None:
@@ -44,18 +46,22 @@ class Moments:
         self._saved_at = time.monotonic()
 
     def between_batches(self) -> None:
-        """Raises StopRequested. Collective every tenth call; for loops that are as long on every rank."""
-        self._n_asked += 1
-        if self._agree(self._n_asked, False)[1]:
+        """Raises StopRequested. Collective now and then; for loops that are as long on every rank."""
+        if self._agree(False)[1]:
             raise StopRequested
 
-    def _agree(self, count: int, late: bool) -> tuple[bool, bool]:
+    def _agree(self, late: bool) -> tuple[bool, bool]:
         if self.group is None:
             return late, self.signal.asked
-        if count % AGREE_EVERY:
+        self._until_asked -= 1
+        if self._until_asked:
             return False, False
-        said = torch.tensor([float(late), float(self.signal.asked)])
+        now = time.monotonic()
+        step_s = (now - self._asked_at) / self._asked_every
+        said = torch.tensor([float(late), float(self.signal.asked), step_s])
         said = said.to("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
         dist.all_reduce(said, dist.ReduceOp.MAX, group=self.group)
-        late, stop = (said > 0).tolist()
-        return late, stop
+        any_late, any_asked, slowest_s = said.tolist()  # equal on all ranks, and so is what follows from them
+        self._asked_every = self._until_asked = min(AT_MOST_STEPS, max(1, int(AT_MOST_S / max(slowest_s, 1e-6))))
+        self._asked_at = now
+        return any_late > 0, any_asked > 0

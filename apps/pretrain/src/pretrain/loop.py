@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -308,6 +309,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
 
 def _launch(settings: Settings) -> Fabric:
     """One process as it is; under torchrun or Slurm, one of many."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the first line of a run says device and precision
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: no GPU that torch can use; take --device auto, or install a torch with CUDA")
     accelerator = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
