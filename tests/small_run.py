@@ -14,7 +14,8 @@ COMMON = [
     *("--data", "shapes:n=120", "--val", "shapes:n_val=60"),
     *("--arch", "resnet18", "--width", "0.125", "--stem", "imagenet"),
     *("--epochs", "2", "--batch", "30", "--k", "6"),
-    *("--knn-every", "1", "--log-every", "1", "--workers", "0", "--device", "cpu", "--no-report"),
+    *("--knn-every", "1", "--log-every", "1", "--workers", "0", "--no-report"),
+    *("--device", "cpu", "--precision", "32"),  # the same on every machine: auto takes bf16 where a CPU is made for it
 ]
 SMALL = [*COMMON, "--crops", "1x32@0.3-1", "--neck-dropout", "0.5"]  # dropout: resume must repeat it
 SMALL_DEEPCLUSTER = [*COMMON, "--crops", "1x32@0.3-1", "--pca-dim", "16"]

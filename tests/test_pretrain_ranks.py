@@ -77,6 +77,36 @@ def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> No
             torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", list(SMALL_RUNS))
+def test_each_step_equals_that_of_one_process(method: str, tmp_path: Path) -> None:
+    """At the rate that the method has: two ranks do one step from each state that one process went through, so that
+    differences of float sums have no time to grow. Loss, memories and assignments are compared after each."""
+    out, before = tmp_path / "run", tmp_path / "before"
+    options = [*EQUAL_RUN[method][: EQUAL_RUN[method].index("--lr")], *EQUAL_RUN[method][EQUAL_RUN[method].index("--lr") + 2 :]]
+    worst = {"loss": 0.0, "state": 0.0}
+    for step in range(1, STEPS + 1):
+        upto = ["--max-steps", str(step)]
+        if step > 1:
+            shutil.copytree(out, before)
+        assert main(["resume", str(out), "--quiet", *upto] if step > 1 else [method, *options, *upto, "--quiet", "--out", str(out)]) == 0
+        if step > 1:
+            done = forked_ranks(2, lambda upto=upto: main(["resume", str(before), *upto]), tmp_path / "said")
+            assert done.codes == [0, 0], done.errors
+            a, b = (next(x["loss"] for x in lines(o) if x.get("step") == step and "loss" in x) for o in (out, before))
+            worst["loss"] = max(worst["loss"], abs(a - b))
+            theirs = weights(before)
+            for name, value in weights(out).items():
+                if value.is_floating_point():
+                    d = float((theirs[name]-value).abs().max())
+                    print(step, name, d) if d > 1e-4 else None
+                    worst["state"] = max(worst["state"], d)
+                elif not torch.equal(theirs[name], value): print(step, name, "DIFFER", (theirs[name]!=value).sum())
+            shutil.rmtree(before)
+    print(method, worst)
+    assert 0
+
+
 def test_a_rank_needs_two_images(tmp_path: Path) -> None:
     done = forked_ranks(2, lambda: main(["odc", *SMALL, "--batch", "3", "--out", str(tmp_path / "run")]), tmp_path)
     assert done.codes == [2, 2]

@@ -90,6 +90,22 @@ def test_thin_trunks_keep_clear_of_a_crash_in_onednn() -> None:
     subprocess.run([sys.executable, "-c", THIN], check=True)
 
 
+def test_half_precision_gradients_of_one_pixel() -> None:
+    """Crops of 16 pixels reach layer4 as one: without `_StridedConv` its weight gradient holds what memory held."""
+    model, exact = resnet18(width=0.25), resnet18(width=0.25).double()
+    crops = images(60, 16)
+    exact(crops.double()).square().sum().backward()
+    gradient = exact.layer4[0].conv1.weight.grad
+    for trial in range(5):
+        model.zero_grad()
+        junk = [torch.full((1000 + 10 * trial,), 3e38) for _ in range(30)]
+        del junk
+        with torch.autocast("cpu", torch.bfloat16):
+            model(crops).float().square().sum().backward()
+        difference = (model.layer4[0].conv1.weight.grad - gradient).norm() / gradient.norm()
+        assert difference < 0.5  # bfloat16 has two digits, and batch norm takes differences; foreign memory gave 1e20
+
+
 def test_list_of_crops_runs_once_per_consecutive_resolution() -> None:
     model = resnet18(width=0.25)
     calls: list[tuple[int, ...]] = []

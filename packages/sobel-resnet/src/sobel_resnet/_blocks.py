@@ -9,7 +9,19 @@ from ._init import empty_conv
 
 
 def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return empty_conv(n_in, n_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    kind = _StridedConv if stride > 1 else nn.Conv2d
+    return empty_conv(n_in, n_out, kernel, stride=stride, padding=kernel // 2, bias=False, kind=kind)
+
+
+class _StridedConv(nn.Conv2d):
+    """A strided 3x3 convolution that takes no strides along a side of one pixel, where they change nothing.
+
+    oneDNN's bfloat16 weight gradient reads memory that is not its own there (torch 2.13), which made gradients of
+    10^26 or NaN where a crop is so small that a stage begins with one pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        strides = [stride if side > 1 else 1 for stride, side in zip(self.stride, x.shape[-2:], strict=True)]
+        return F.conv2d(x, self.weight, None, strides, self.padding, self.dilation)
 
 
 class _ThinProjection(nn.Conv2d):
