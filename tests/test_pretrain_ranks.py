@@ -80,31 +80,31 @@ def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("method", list(SMALL_RUNS))
 def test_each_step_equals_that_of_one_process(method: str, tmp_path: Path) -> None:
-    """At the rate that the method has: two ranks do one step from each state that one process went through, so that
-    differences of float sums have no time to grow. Loss, memories and assignments are compared after each."""
-    out, before = tmp_path / "run", tmp_path / "before"
-    options = [*EQUAL_RUN[method][: EQUAL_RUN[method].index("--lr")], *EQUAL_RUN[method][EQUAL_RUN[method].index("--lr") + 2 :]]
-    worst = {"loss": 0.0, "state": 0.0}
-    for step in range(1, STEPS + 1):
-        upto = ["--max-steps", str(step)]
-        if step > 1:
-            shutil.copytree(out, before)
-        assert main(["resume", str(out), "--quiet", *upto] if step > 1 else [method, *options, *upto, "--quiet", "--out", str(out)]) == 0
-        if step > 1:
-            done = forked_ranks(2, lambda upto=upto: main(["resume", str(before), *upto]), tmp_path / "said")
-            assert done.codes == [0, 0], done.errors
-            a, b = (next(x["loss"] for x in lines(o) if x.get("step") == step and "loss" in x) for o in (out, before))
-            worst["loss"] = max(worst["loss"], abs(a - b))
-            theirs = weights(before)
-            for name, value in weights(out).items():
-                if value.is_floating_point():
-                    d = float((theirs[name]-value).abs().max())
-                    print(step, name, d) if d > 1e-4 else None
-                    worst["state"] = max(worst["state"], d)
-                elif not torch.equal(theirs[name], value): print(step, name, "DIFFER", (theirs[name]!=value).sum())
-            shutil.rmtree(before)
-    print(method, worst)
-    assert 0
+    """At the method's own learning rate: from each state that one process goes through, two ranks do the next step,
+    so that differences of float sums have no time to grow. Loss, weights, memories and assignments are compared."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    options = [*EQUAL_RUN[method]]
+    del options[options.index("--lr") : options.index("--lr") + 2]
+    assert main([method, *options, "--max-steps", "1", "--quiet", "--out", str(one)]) == 0
+    for step in range(2, STEPS + 1):
+        shutil.copytree(one, two)
+        next_step = ["--quiet", "--max-steps", str(step)]
+        assert main(["resume", str(one), *next_step]) == 0
+        done = forked_ranks(2, lambda do=next_step: main(["resume", str(two), *do]), tmp_path / "said")
+        assert done.codes == [0, 0], done.errors
+        ours, theirs = ([x["loss"] for x in lines(out) if "loss" in x] for out in (one, two))
+        assert len(ours) == len(theirs) == step
+        assert abs(ours[-1] - theirs[-1]) < 1e-5, step
+        ranks_have = weights(two)
+        for name, value in weights(one).items():
+            if value.is_floating_point():
+                atol = 1e-3 * max(float(value.nan_to_num().abs().max()), 1.0)  # there is no NMI yet in the first epoch
+                torch.testing.assert_close(
+                    ranks_have[name], value, rtol=0, atol=atol, equal_nan=True, msg=f"{step} {name}"
+                )
+            else:
+                assert torch.equal(ranks_have[name], value), f"{step} {name}"
+        shutil.rmtree(two)
 
 
 def test_a_rank_needs_two_images(tmp_path: Path) -> None:
