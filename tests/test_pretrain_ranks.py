@@ -15,6 +15,8 @@ import pytest
 import torch
 from forks import forked_ranks
 from pretrain.cli import main
+from pretrain.errors import BadInput
+from pretrain.rendezvous import adopt_slurm_tasks
 from small_run import ROOT, SMALL, SMALL_RUNS, lines, weights
 
 STEPS = 20
@@ -250,3 +252,39 @@ def test_two_hosts(hosts: dict[str, str], tmp_path: Path) -> None:
     losses = [torch.tensor([x["loss"] for x in lines(tmp_path / o) if "loss" in x]) for o in ("run", "one")]
     assert len(losses[0]) == STEPS
     torch.testing.assert_close(*losses, rtol=0, atol=1e-5)
+
+
+TASK = {  # what `srun --nodes 2 --ntasks-per-node 3` tells its fifth task (Slurm 22.05)
+    **{"SLURM_JOB_ID": "41", "SLURM_STEP_ID": "2", "SLURM_STEP_NUM_TASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "3(x2)"},
+    **{"SLURM_STEP_NODELIST": "gpu[07-08]", "SLURM_NODEID": "1", "SLURM_PROCID": "4", "SLURM_LOCALID": "1"},
+}
+TOLD = {
+    **{"RANK": "4", "LOCAL_RANK": "1", "GROUP_RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"},
+    **{"MASTER_ADDR": "gpu07", "MASTER_PORT": "20289"},
+}
+
+
+@pytest.mark.parametrize(
+    ("slurm", "told"),
+    [
+        (TASK, TOLD),
+        (
+            TASK | {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "4"},
+            TOLD | {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "4"},
+        ),
+        (TASK | {"WORLD_SIZE": "16", "RANK": "9"}, {"WORLD_SIZE": "16", "RANK": "9"}),  # torchrun, started by srun
+        (TASK | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_TASKS_PER_NODE": "1"}, {}),
+        ({"SLURM_JOB_ID": "41", "SLURM_NTASKS": "6", "SLURM_PROCID": "0"}, {}),  # the batch script
+    ],
+)
+def test_tasks_of_srun_are_ranks(slurm: dict[str, str], told: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = dict(slurm)
+    monkeypatch.setattr("pretrain.rendezvous.os.environ", environment)
+    adopt_slurm_tasks()
+    assert {name: value for name, value in environment.items() if not name.startswith("SLURM")} == told
+
+
+def test_srun_with_other_numbers_of_tasks_on_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.rendezvous.os.environ", TASK | {"SLURM_STEP_TASKS_PER_NODE": "4,2"})
+    with pytest.raises(BadInput, match="4,2 tasks on the nodes; take as many on each"):
+        adopt_slurm_tasks()

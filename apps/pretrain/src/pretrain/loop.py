@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from sobel_resnet import save_backbone
 from torch import Tensor
@@ -35,7 +36,7 @@ from pretrain.errors import BadInput, TrainingFailed, WorkerLost, one_line
 from pretrain.evaluate import KnnScore
 from pretrain.interrupt import Interrupted, Moments, StopRequested, StopSignal
 from pretrain.keys import key, permutation
-from pretrain.rendezvous import join_ranks
+from pretrain.rendezvous import adopt_slurm_tasks, join_ranks
 from pretrain.report import write_report
 from pretrain.run import Run
 from pretrain.run_folder import RunFolder
@@ -318,6 +319,7 @@ def _launch(settings: Settings) -> Fabric:
         # bf16 without matrix units is slower than float32
         precision = "bf16" if accelerator == "cuda" or torch.cpu._is_amx_tile_supported() else "32"
     torch.backends.cudnn.benchmark = True
+    adopt_slurm_tasks()
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     strategy: DDPStrategy | str = "auto"
@@ -331,6 +333,8 @@ def _launch(settings: Settings) -> Fabric:
         devices=local,
         num_nodes=max(1, world // local),
         strategy=strategy,
+        # named: Fabric would look for Slurm by itself, and advise whoever has it installed to use it
+        plugins=[TorchElasticEnvironment() if world > 1 else LightningEnvironment()],
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()

@@ -1,4 +1,4 @@
-"""Where the processes of a run find each other, also after `torchrun --max-restarts` has started them anew.
+"""Where the processes of a run find each other, under torchrun or `srun`, also after `torchrun --max-restarts` has started them anew.
 
 torchrun's store outlives its processes, and torch 2.13 reads in it what an earlier attempt wrote: addresses of
 processes that are dead, where one rank is seconds ahead of another (pytorch/pytorch#135712, #167288). The count of
@@ -7,11 +7,35 @@ restarts would tell attempts apart on one host only. So ranks agree on a name th
 from __future__ import annotations
 
 import atexit
+import os
+import re
 import time
 import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
+from lightning_fabric.plugins.environments import SLURMEnvironment
+
+from pretrain.errors import BadInput
+
+
+def adopt_slurm_tasks() -> None:
+    """Under `srun` alone, set what torchrun would: each task of a job step is a rank. Otherwise nothing happens.
+
+    The variables of a step, not those of a job: a batch script that has eight tasks to give is itself no rank."""
+    told = os.environ
+    n = int(told.get("SLURM_STEP_NUM_TASKS", 1))
+    if n < 2 or "WORLD_SIZE" in told:
+        return
+    per_node = told["SLURM_STEP_TASKS_PER_NODE"]
+    if (as_many_on_each := re.fullmatch(r"(\d+)(\(x\d+\))?", per_node)) is None:  # such as 8(x4)
+        raise BadInput(f"srun: {per_node} tasks on the nodes; take as many on each, such as --ntasks-per-node 8")
+    root = SLURMEnvironment.resolve_root_node_address(told["SLURM_STEP_NODELIST"])
+    told.setdefault("MASTER_ADDR", root)
+    # jobs on one node differ in their number, steps of a job in theirs
+    told.setdefault("MASTER_PORT", str(20_000 + (7 * int(told["SLURM_JOB_ID"]) + int(told["SLURM_STEP_ID"])) % 10_000))
+    told |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": as_many_on_each[1], "GROUP_RANK": told["SLURM_NODEID"]}
+    told |= {"RANK": told["SLURM_PROCID"], "LOCAL_RANK": told["SLURM_LOCALID"]}
 
 
 def join_ranks(backend: str, timeout: timedelta) -> None:
