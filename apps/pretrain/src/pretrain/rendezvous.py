@@ -1,4 +1,4 @@
-"""Where the processes of a run find each other, under torchrun or `srun`, also after `torchrun --max-restarts` has started them anew.
+"""Where the processes of a run find each other under torchrun or `srun`, also after `torchrun --max-restarts`.
 
 torchrun's store outlives its processes, and torch 2.13 reads in it what an earlier attempt wrote: addresses of
 processes that are dead, where one rank is seconds ahead of another (pytorch/pytorch#135712, #167288). The count of
