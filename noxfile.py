@@ -136,7 +136,7 @@ def fuzz(session: nox.Session) -> None:
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities of what the workspace installs; fails where the advisory database cannot be asked."""
     _sync(session)
-    found = session.run("uv", "pip", "freeze", "--exclude-editable", silent=True, external=True)
+    found = session.run("uv", "pip", "freeze", "--quiet", "--exclude-editable", silent=True, external=True)
     listed = Path(session.create_tmp()) / "requirements.txt"
     listed.write_text(str(found))
     session.run("uvx", "pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", str(listed), external=True)

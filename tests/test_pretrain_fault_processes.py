@@ -94,6 +94,7 @@ def test_a_second_signal_stops_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     passed = []
+    monkeypatch.setattr("transfer_runs._stop.ECHO_S", 0.0)  # what would be a second thought three seconds later
 
     def both() -> None:
         os.kill(os.getpid(), signals[0])
@@ -111,14 +112,32 @@ def test_a_second_signal_stops_at_once(
     resumed_as(unharmed, out)
 
 
+def test_a_signal_and_its_echo_are_one(
+    unharmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm signals every process of a job, and `torchrun` and `uv run` pass theirs on."""
+
+    def both() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    at_step(monkeypatch, 3, both)
+    out = tmp_path / "run"
+    assert main(arguments(METHOD, out, "--checkpoint-every", "1000")) == 130
+    assert "stopped at step 3" in one_line(capsys.readouterr().err)
+    assert last_step(out) == 3
+    monkeypatch.undo()
+    resumed_as(unharmed, out)
+
+
 @slow
 def test_a_signal_to_torchrun_stops_and_saves_all_ranks(tmp_path: Path) -> None:
-    """As Slurm gives it: to torchrun, which passes it on."""
+    """As Slurm gives it: to every process, and torchrun passes its own on."""
     out = tmp_path / "run"
     command = torchrun(2, *arguments("odc", out, "--epochs", "1000"), "--checkpoint-every", "100000")
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_step(out, 3, process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0
     step = last_step(out)

@@ -134,6 +134,25 @@ def test_signals_are_noted_once_there_is_something_to_save(tmp_path: Path) -> No
     assert main(app(early), ["coco", "--out", str(tmp_path / "other")]) == 130
 
 
+def test_a_second_signal_stops_at_once_but_an_echo_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun and `uv run` pass on what a scheduler has given to every process of a job already."""
+    now = 100.0
+    monkeypatch.setattr("transfer_runs._stop.time.monotonic", lambda: now)
+    reached = []
+
+    def run(job: Job) -> Outcome:
+        nonlocal now
+        job.stop.defer()
+        for later in (0.0, 2.9, 0.2):  # 3.1 seconds after the first
+            now += later
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append(now)
+        return outcome(job)
+
+    assert main(app(run), ["coco", "--out", str(tmp_path / "run")]) == 130
+    assert reached == [100.0, 102.9]
+
+
 def test_compare_puts_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         main(app(), ["coco", "--out", str(tmp_path / name), "--quiet"])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 
 from transfer_runs._errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A signal to a job comes twice: the scheduler or terminal gives it to every process, and `torchrun` and `uv run` pass
+# on what they get. What comes so soon after the first is its echo, and nobody's second thought.
+ECHO_S = 3.0
 
 
 class StopSignal:
-    """While open, the first signal is noted in `asked`, and a second one stops at once.
+    """While open, the first signal is noted in `asked`, and another one, three seconds later or more, stops at once.
 
     Before `defer` there is nothing worth saving, and the first one stops at once too. Signals of all ranks are those of
     this process: torchrun passes them on to each. Forked workers do not note signals: they die of SIGTERM, by which
@@ -21,6 +25,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.asked = False
         self.deferred = False
+        self._asked_at = 0.0
 
     def __enter__(self) -> StopSignal:
         self._before = {s: signal.signal(s, self._handle) for s in SIGNALS}
@@ -35,9 +40,13 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked or not self.deferred:
+        now = time.monotonic()
+        if not self.deferred:
             raise Interrupted("stopped before there was anything new to save")
-        self.asked = True
+        if self.asked and now - self._asked_at >= ECHO_S:
+            raise Interrupted("stopped at once, as told twice; what there is to resume from is the last checkpoint")
+        if not self.asked:
+            self.asked, self._asked_at = True, now
 
     def defer(self) -> None:
         self.deferred = True
