@@ -18,7 +18,7 @@ from pretrain.build import METHODS
 from pretrain.cli import main
 from pretrain.interrupt import Moments, StopSignal
 from small_run import lines
-from test_pretrain_ranks import environment, torchrun, wait_for_step
+from test_pretrain_ranks import child_of, environment, torchrun, wait_for_step
 
 slow = pytest.mark.slow
 
@@ -131,13 +131,15 @@ def test_a_signal_and_its_echo_are_one(
 
 
 @slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks' processes in /proc")
 def test_a_signal_to_torchrun_stops_and_saves_all_ranks(tmp_path: Path) -> None:
     """As Slurm gives it: to every process, and torchrun passes its own on."""
     out = tmp_path / "run"
     command = torchrun(2, *arguments("odc", out, "--epochs", "1000"), "--checkpoint-every", "100000")
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
     wait_for_step(out, 3, process)
-    os.killpg(process.pid, signal.SIGTERM)
+    for pid in (child_of(process, 0), child_of(process, 1), process.pid):
+        os.kill(pid, signal.SIGTERM)
     _, error = process.communicate(timeout=120)
     assert process.returncode != 0
     step = last_step(out)
