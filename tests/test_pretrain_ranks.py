@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -200,44 +201,51 @@ def _can_have_networks() -> bool:
     return made and subprocess.run(["ip", "netns", "del", "cluster-ssl-try"], capture_output=True).returncode == 0
 
 
+class Host(NamedTuple):
+    inside: list[str]  # what a command is put behind to run there
+    address: str
+    interface: str
+
+
 @pytest.fixture
-def hosts() -> Iterator[dict[str, str]]:
-    """Two network namespaces joined by a virtual cable: two machines to a socket. Names and addresses."""
+def hosts() -> Iterator[list[Host]]:
+    """Two network namespaces joined by a virtual cable, two machines to a socket; or else two loopback addresses."""
     if not _can_have_networks():
-        pytest.skip("network namespaces need root and the command ip")
-    addresses = {f"left{os.getpid()}": "10.77.0.1", f"right{os.getpid()}": "10.77.0.2"}
-    left, right = addresses
+        yield [Host([], f"127.0.0.{n}", "lo") for n in (1, 2)]
+        return
+    names = [f"left{os.getpid()}", f"right{os.getpid()}"]
+    both = [Host(["ip", "netns", "exec", name], f"10.77.0.{n}", "cable0") for n, name in enumerate(names, 1)]
     try:
-        for name in addresses:
+        for name in names:
             subprocess.run(["ip", "netns", "add", name], check=True)
-        cable = ["add", "cable0", "netns", left, "type", "veth", "peer", "name", "cable0", "netns", right]
+        cable = ["add", "cable0", "netns", names[0], "type", "veth", "peer", "name", "cable0", "netns", names[1]]
         subprocess.run(["ip", "link", *cable], check=True)
-        for name, address in addresses.items():
+        for name, host in zip(names, both, strict=True):
             for change in (
-                ["addr", "add", f"{address}/24", "dev", "cable0"],
+                ["addr", "add", f"{host.address}/24", "dev", "cable0"],
                 ["link", "set", "cable0", "up"],
                 ["link", "set", "lo", "up"],
             ):
                 subprocess.run(["ip", "-n", name, *change], check=True)
-        yield addresses
+        yield both
     finally:
-        for name in addresses:
+        for name in names:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 @pytest.mark.slow
-def test_two_hosts(hosts: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="network namespaces, or loopback addresses by the dozen")
+def test_two_hosts(hosts: list[Host], tmp_path: Path) -> None:
     processes = []
-    for node, (name, address) in enumerate(hosts.items()):
-        options = ("--nnodes=2", f"--node-rank={node}", "--master-addr=10.77.0.1", "--master-port=29577")
+    for node, host in enumerate(hosts):
+        options = ("--nnodes=2", f"--node-rank={node}", f"--master-addr={hosts[0].address}", "--master-port=29577")
         # --local-addr, RES_OPTIONS: no name server answers here, and waiting for one takes longer than the run
-        command = torchrun(
-            1, "swav", *EQUAL_RUN["swav"], "--out", str(tmp_path / "run"), options=(*options, f"--local-addr={address}")
-        )
+        options = (*options, f"--local-addr={host.address}")
+        command = torchrun(1, "swav", *EQUAL_RUN["swav"], "--out", str(tmp_path / "run"), options=options)
         processes.append(
             subprocess.Popen(
-                ["ip", "netns", "exec", name, *command],
-                env=environment(GLOO_SOCKET_IFNAME="cable0", RES_OPTIONS="timeout:1 attempts:1"),
+                [*host.inside, *command],
+                env=environment(GLOO_SOCKET_IFNAME=host.interface, RES_OPTIONS="timeout:1 attempts:1"),
                 stderr=subprocess.PIPE,
                 text=True,
             )
