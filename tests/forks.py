@@ -72,9 +72,11 @@ def _start(work: Callable[[], int], out: Path, errors: Path, environment: dict[s
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # wherever its streams led, the child must not go on as a second pytest
+            os._exit(code)
 
 
 def _wait(child: int, timeout: float = 300) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import signal
 import subprocess
+import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from faulty_run import METHOD, arguments, at_step, last_step, of_photos, one_line, photos, resumed_as
-from forks import forked_ranks
+from forks import forked, forked_ranks
 from pretrain.build import METHODS
 from pretrain.cli import main
 from pretrain.interrupt import Moments, StopSignal
@@ -128,6 +132,33 @@ def test_a_signal_and_its_echo_are_one(
     assert last_step(out) == 3
     monkeypatch.undo()
     resumed_as(unharmed, out)
+
+
+@pytest.mark.parametrize("ignored", [False, pytest.param(True, marks=slow)], ids=["in a terminal", "under nohup"])
+def test_a_terminal_that_is_closed(ignored: bool, unharmed: Path, tmp_path: Path) -> None:
+    """A lost connection: saved, though nothing can be said any more. Under nohup nothing happens."""
+    out, command = tmp_path / "run", []
+
+    def work() -> int:
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.setsid()
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        if not ignored:
+            for stream in (0, 1, 2):
+                os.dup2(theirs, stream)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        with pytest.MonkeyPatch.context() as patch:
+            at_step(patch, 3, lambda: os.close(ours))
+            return main(command)
+
+    command = [a for a in arguments(METHOD, out, "--checkpoint-every", "1000") if ignored or a != "--quiet"]
+    code = forked(work, tmp_path / "errors")
+    assert (code == 0) == ignored
+    assert last_step(out) == (8 if ignored else 3)
+    if not ignored:
+        resumed_as(unharmed, out)
 
 
 @slow

@@ -222,6 +222,7 @@ class _Items:
 
 def _leave_interrupts_to_the_main_process(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _default_workers(resident: bool, cuda: bool) -> int:

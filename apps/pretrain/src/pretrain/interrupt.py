@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the clock: when a run saves, and when it ends, the same on every rank."""
+"""Ctrl-C, SIGTERM, a closed terminal and the clock: when a run saves, and when it ends, the same on every rank."""
 
 from __future__ import annotations
 

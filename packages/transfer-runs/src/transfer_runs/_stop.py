@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step at hand."""
+"""Ctrl-C, SIGTERM and the end of a terminal end a run after the step at hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 
 from transfer_runs._errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A signal to a job comes twice: the scheduler or terminal gives it to every process, and `torchrun` and `uv run` pass
 # on what they get. What comes so soon after the first is its echo, and nobody's second thought.
 ECHO_S = 3.0
@@ -19,8 +19,8 @@ class StopSignal:
     """While open, the first signal is noted in `asked`, and another one, three seconds later or more, stops at once.
 
     Before `defer` there is nothing worth saving, and the first one stops at once too. Signals of all ranks are those of
-    this process: torchrun passes them on to each. Forked workers do not note signals: they die of SIGTERM, by which
-    pools end them, and leave Ctrl-C to this process."""
+    this process: torchrun passes them on to each. One that was ignored stays so: `nohup` asks for that. Forked workers
+    do not note signals: they die of SIGTERM, by which pools end them, and leave the others to this process."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -28,7 +28,8 @@ class StopSignal:
         self._asked_at = 0.0
 
     def __enter__(self) -> StopSignal:
-        self._before = {s: signal.signal(s, self._handle) for s in SIGNALS}
+        heeded = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        self._before = {s: signal.signal(s, self._handle) for s in heeded}
         _open.append(self)
         return self
 
@@ -69,6 +70,7 @@ def _in_child() -> None:
     if _open:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _unblock()
 
 
