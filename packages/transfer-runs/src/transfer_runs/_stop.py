@@ -19,7 +19,7 @@ class StopSignal:
     """While open, the first signal is noted in `asked`, and another one, three seconds later or more, stops at once.
 
     Before `defer` there is nothing worth saving, and the first one stops at once too. Signals of all ranks are those of
-    this process: torchrun passes them on to each. One that was ignored stays so: `nohup` asks for that. Forked workers
+    this process: torchrun passes them on to each. Under `nohup` the end of the terminal is none of its business. Forked workers
     do not note signals: they die of SIGTERM, by which pools end them, and leave the others to this process."""
 
     def __init__(self) -> None:
@@ -28,7 +28,8 @@ class StopSignal:
         self._asked_at = 0.0
 
     def __enter__(self) -> StopSignal:
-        heeded = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        heeded = [s for s in SIGNALS if s != signal.SIGHUP or not under_nohup]
         self._before = {s: signal.signal(s, self._handle) for s in heeded}
         _open.append(self)
         return self
