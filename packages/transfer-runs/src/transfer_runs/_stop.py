@@ -19,8 +19,8 @@ class StopSignal:
     """While open, the first signal is noted in `asked`, and another one, three seconds later or more, stops at once.
 
     Before `defer` there is nothing worth saving, and the first one stops at once too. Signals of all ranks are those of
-    this process: torchrun passes them on to each. Under `nohup` the end of the terminal is none of its business. Forked workers
-    do not note signals: they die of SIGTERM, by which pools end them, and leave the others to this process."""
+    this process: torchrun passes them on to each. Under `nohup` the end of the terminal is none of its business. Forked
+    workers do not note signals: they die of SIGTERM, by which pools end them, and leave the others to this process."""
 
     def __init__(self) -> None:
         self.asked = False
