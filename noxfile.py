@@ -126,6 +126,13 @@ def kill(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def slurm(session: nox.Session) -> None:
+    """Stop and requeue jobs of a Slurm of two nodes on this machine; needs root and Debian's Slurm and munge."""
+    _sync(session)
+    session.run("python", "tests/slurm_jobs.py", *session.posargs)
+
+
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """The fuzz tests with 1,500 inputs each instead of a few dozen."""
     _sync(session)
