@@ -137,7 +137,8 @@ def test_a_signal_and_its_echo_are_one(
 @pytest.mark.parametrize("ignored", [False, pytest.param(True, marks=slow)], ids=["in a terminal", "under nohup"])
 def test_a_terminal_that_is_closed(ignored: bool, unharmed: Path, tmp_path: Path) -> None:
     """A lost connection: saved, though nothing can be said any more. Under nohup nothing happens."""
-    out, command = tmp_path / "run", []
+    out = tmp_path / "run"
+    command = [a for a in arguments(METHOD, out, "--checkpoint-every", "1000") if ignored or a != "--quiet"]
 
     def work() -> int:
         if ignored:
@@ -153,7 +154,6 @@ def test_a_terminal_that_is_closed(ignored: bool, unharmed: Path, tmp_path: Path
             at_step(patch, 3, lambda: os.close(ours))
             return main(command)
 
-    command = [a for a in arguments(METHOD, out, "--checkpoint-every", "1000") if ignored or a != "--quiet"]
     code = forked(work, tmp_path / "errors")
     assert (code == 0) == ignored
     assert last_step(out) == (8 if ignored else 3)
