@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pretrain.build import build_method, build_optimizer, prepare_step
+from lightning_fabric import Fabric
+from pretrain.build import build_method, build_optimizer
 from pretrain.config import METHODS
 from pretrain.method import Method
 from pretrain.schedule import lr_at
+from pretrain.step import loss_of, update
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
@@ -201,7 +203,7 @@ def cosine_lr(start: float, base: float, final: float, steps_per_epoch: int, war
 def case(name: str, n_images: int, *, zero: str = "", **settings: Any) -> Method:
     """A method with a thin ResNet-18 of hashed numbers, its network in float64; its memories stay float32."""
     values = {"method": name, "arch": "resnet18", "width": 0.125} | settings
-    method = build_method(METHODS[name](**values), n_images, None, sync_bn=False, cuda=False)
+    method = build_method(METHODS[name](**values), n_images)
     with torch.no_grad():
         for seed, (key, p) in enumerate(method.named_parameters()):
             u = numbers(seed, *p.shape)
@@ -260,14 +262,16 @@ class StillRun:
 
 def our_step(method: Method, optimizer: torch.optim.Optimizer, run: Any, crops: list[Tensor], indices: Tensor) -> float:
     """One turn of the loop."""
-    loss = method.loss(crops, indices)
-    optimizer.zero_grad()
-    loss.backward()
-    prepare_step(optimizer, run.step, lr_at(run.step, run.steps_per_epoch, method.settings))
-    optimizer.step()
+    lr = lr_at(run.step, run.steps_per_epoch, method.settings)
+    loss = update(fabric_of("32-true"), method, optimizer, crops, indices, step=run.step, lr=lr)
     method.after_step(run, indices)
     run.step += 1
     return loss.item()
+
+
+def fabric_of(precision: Any) -> Fabric:
+    """As `train` has it with one process."""
+    return Fabric(accelerator="cpu", devices=1, precision=precision)
 
 
 def optimizer_of(method: Method) -> torch.optim.Optimizer:
@@ -282,12 +286,11 @@ def assert_same_network(method: Method, state: State) -> None:
 
 
 def assert_bf16_follows(method: Method, crops: list[Tensor], indices: Tensor) -> None:
-    """Under bfloat16 autocast the loss is float32, within 2 % of the one without, and all gradients are finite."""
+    """With --precision bf16 the loss is float32, within 2 % of that of 32, and all gradients are finite."""
     method.float()
     crops = [crop.float() for crop in crops]
-    single = method.loss(crops, indices).item()
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = method.loss(crops, indices)
+    single = loss_of(fabric_of("32-true"), method, crops, indices).item()
+    loss = loss_of(fabric_of("bf16-mixed"), method, crops, indices)
     assert loss.dtype == torch.float32
     assert abs(loss.item() - single) < 0.02 * single
     loss.backward()

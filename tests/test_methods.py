@@ -63,7 +63,7 @@ def built(name: str, **more: Any) -> Method:
         **SMALL[name],
         **more,
     }
-    return build_method(METHODS[name](**values), N, None, sync_bn=False, cuda=False)
+    return build_method(METHODS[name](**values), N)
 
 
 def started(name: str, **more: Any) -> tuple[Method, FakeRun]:
@@ -259,7 +259,7 @@ def test_swav_queue_enters_when_full_and_not_before() -> None:
     assert method.queue is not None
     codes, filled = [], []
     for epoch in (0, 0, 1, 1, 1):
-        method.begin_epoch(run, epoch)  # type: ignore[arg-type]
+        run.step = epoch * run.steps_per_epoch
         indices = torch.arange(B)
         method.loss(crops_of("swav", indices), indices)
         codes.append(method.codes[0].clone())  # type: ignore[index]
@@ -271,6 +271,29 @@ def test_swav_queue_enters_when_full_and_not_before() -> None:
     assert torch.equal(codes[2], codes[3])
     assert torch.equal(codes[0], codes[3])
     assert not torch.equal(codes[3], codes[4])
+
+
+@pytest.mark.parametrize(("queue", "length"), [(4 * B, 4 * B), (4 * B + 3, 4 * B), (B - 1, None)])
+def test_swav_cuts_the_queue_to_whole_batches_and_says_so(queue: int, length: int | None) -> None:
+    method = built("swav", queue=queue, batch=B, k=4)
+    assert (None if method.queue is None else method.queue.embeddings.shape[1]) == length  # type: ignore[union-attr]
+    assert (queue == length) != (f"--queue {queue} cut to {length or 0}: whole batches" in (method.remark or ""))
+
+
+def test_swav_reads_checkpoints_that_still_have_a_flag_for_the_queue() -> None:
+    method = built("swav", queue=2 * B)
+    method.load_state_dict(method.state_dict() | {"queue_open": torch.tensor(True)})
+
+
+def test_swav_takes_codes_from_three_crops() -> None:
+    """Against a loop over code crops and the crops that predict them (Caron et al. 2020, eq. 2 and 7)."""
+    method, indices = built("swav", crops=("4x16@0.3-1",), crops_for_codes=3, queue=0, k=4), torch.arange(B)
+    crops = [images()[indices] * (1 + 0.3 * crop) for crop in range(4)]
+    loss = method.loss(crops, indices)
+    logits = (method.prototypes(method.embeddings) / method.settings.temperature).double().log_softmax(1).chunk(4)  # type: ignore[operator,union-attr]
+    terms = [-(method.codes[c] * logits[v]).sum(1).mean() for c in range(3) for v in range(4) if v != c]  # type: ignore[index]
+    assert len(terms) == 9
+    assert loss.item() == pytest.approx(sum(term.item() for term in terms) / 9, abs=1e-6)
 
 
 def test_swav_says_what_to_change_where_no_balance_is_possible() -> None:

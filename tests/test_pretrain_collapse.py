@@ -24,6 +24,9 @@ class Method(nn.Module):
         generator = torch.Generator().manual_seed(0)
         self.embeddings = torch.randn(64, rank, generator=generator) @ torch.randn(rank, 8, generator=generator)
 
+    def figures(self) -> dict[str, torch.Tensor | float]:
+        return {"nmi": torch.tensor(torch.nan), "change": torch.tensor(0.25), "queue": 3}
+
 
 HEALTHY = {"loss": 2.0, "gradient_norm": 1.0, "rankme": 9.0, "effective_clusters": 30.0, "code_entropy": 1.0}
 
@@ -72,7 +75,15 @@ def test_what_is_not_finite_ends_the_run_at_once(name: str, value: float) -> Non
 
 
 def test_effective_rank_of_the_embeddings() -> None:
-    ranks = [Watch(Method(rank), 10, 0.1, stop=True).figures()["rankme"] for rank in (1, 2, 8)]  # type: ignore[arg-type]
+    losses = [torch.tensor(1.0), torch.tensor(2.0)]
+    found = [Watch(Method(rank), 10, 0.1, stop=True).measure(losses) for rank in (1, 2, 8)]  # type: ignore[arg-type]
+    ranks = [figures.pop("rankme") for figures in found]
+    assert found[0] == {
+        "change": 0.25,
+        "queue": 3,
+        "gradient_norm": 0.0,
+        "loss": 1.5,
+    }  # no NMI yet
     assert ranks[0] == pytest.approx(1.0, abs=1e-3)
     assert ranks[0] < ranks[1] < ranks[2]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from faulty_run import METHOD, arguments, last_step, one_line
 from pretrain.cli import main
-from pretrain.data import Loader
+from pretrain.loader import Loader
 from small_run import SMALL_RUNS
 
 slow = pytest.mark.slow

@@ -10,8 +10,10 @@ from indexed_images import open_images
 from PIL import Image
 from pretrain.clock import SECTIONS, Clock
 from pretrain.config import SwavSettings
-from pretrain.data import Loader, Source, train_recipe
+from pretrain.data import train_recipe
 from pretrain.errors import BadInput
+from pretrain.loader import Loader
+from pretrain.sources import Source
 from small_run import lines, run
 
 CPU = torch.device("cpu")

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from pretrain.build import build_method, build_optimizer, prepare_step
+from naive import fabric_of
+from pretrain.build import build_method, build_optimizer
 from pretrain.config import Settings, parse_crops
 from pretrain.data import train_recipe
 from pretrain.recipe_files import build, read_recipe
 from pretrain.schedule import lr_at
+from pretrain.step import update
 
 DEEPCLUSTER: dict[str, Any] = {
-    "method": "deepcluster", "arch": "resnet50", "sync_bn": False, "k": 10_000, "pca_dim": 256, "kmeans_iters": 20,
+    "method": "deepcluster", "arch": "resnet50", "precision": "32", "sync_bn": False, "k": 10_000,
+    "pca_dim": 256, "kmeans_iters": 20,
     "balanced": True, "reweight_power": 0.0, "head_lr": 1.0, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9,
     "weight_decay": 1e-5, "schedule": "step", "lr_steps": (400,), "warmup_epochs": 0, "epochs": 200, "batch": 512,
     "drop_last": False, "crops": ("1x224@0.08-1",), "flip": 0.5, "rotation": 2.0, "jitter": (0.4, 0.4, 1.0, 0.5),
@@ -23,7 +26,8 @@ DEEPCLUSTER: dict[str, Any] = {
     "eval_resize": 256,
 }  # fmt: skip
 ODC: dict[str, Any] = {
-    "method": "odc", "arch": "resnet50", "sobel": False, "sync_bn": True, "k": 10_000, "memory_momentum": 0.5,
+    "method": "odc", "arch": "resnet50", "precision": "32", "sobel": False, "sync_bn": True, "k": 10_000,
+    "memory_momentum": 0.5,
     "centroid_every": 10, "min_cluster": 20, "reweight_power": 0.5, "neck_hidden": 512, "neck_dim": 256,
     "neck_dropout": 0.5, "head_lr": 1.0, "optimizer": "sgd", "lr": 0.06, "momentum": 0.9, "weight_decay": 1e-5,
     "schedule": "step", "lr_steps": (400,), "lr_gamma": 0.4, "warmup_epochs": 0, "epochs": 440, "batch": 512,
@@ -38,16 +42,18 @@ DISTORTIONS: dict[str, Any] = {
 LARGE_BATCH: dict[str, Any] = {
     "batch": 4096, "lr": 4.8, "final_lr": 0.0048, "warmup_epochs": 10, "warmup_lr": 0.3, "schedule": "cosine",
     "cosine_by_epoch": False, "optimizer": "larc", "momentum": 0.9, "weight_decay": 1e-6, "drop_last": True,
+    "sync_bn_group": 8,
 }  # fmt: skip
 HEAD: dict[str, Any] = {"k": 3000, "dim": 128, "hidden": 2048, "temperature": 0.1, "crops_for_codes": 2}
 SWAV: dict[str, Any] = {
     "method": "swav", "arch": "resnet50", "sobel": False, "sync_bn": True, "zero_init_residual": False,
     "epsilon": 0.05, "sinkhorn_iters": 3, "freeze_prototypes_steps": 313, "queue": 0, "eval_size": 224,
-    "eval_resize": 256, "std": (0.228, 0.224, 0.225), **DISTORTIONS, **LARGE_BATCH, **HEAD,
+    "eval_resize": 256, "std": (0.228, 0.224, 0.225), "precision": "bf16", **DISTORTIONS, **LARGE_BATCH, **HEAD,
 }  # fmt: skip
 SMALL_BATCH: dict[str, Any] = {
     "batch": 256, "lr": 0.6, "final_lr": 0.0006, "warmup_epochs": 0, "warmup_lr": 0.0,
     "freeze_prototypes_steps": 5005, "queue": 3840, "queue_from_epoch": 15,
+    "sync_bn_group": None,
 }  # fmt: skip
 DCV2: dict[str, Any] = {
     "method": "deepcluster_v2", "arch": "resnet50", "sync_bn": True, "zero_init_residual": False, "n_heads": 3,
@@ -128,7 +134,7 @@ def test_one_step_at_true_shapes(name: str) -> None:
     """ResNet-50, K and crops of the recipe, two images; labels and centroids are random, as clustering them is not
     what is tested."""
     settings = recipe(name)
-    method = build_method(settings, 20_000, None, sync_bn=False, cuda=False).train()
+    method = build_method(settings, 20_000).train()
     generator = torch.Generator().manual_seed(0)
     for buffer in ("labels", "memory.assignments", "centroids"):
         state = method.state_dict()
@@ -145,10 +151,9 @@ def test_one_step_at_true_shapes(name: str) -> None:
     ]
     optimizer = build_optimizer(method, settings)
     before = {key: value.clone() for key, value in method.state_dict().items()}
-    loss = method.loss(crops, torch.tensor([0, 19_999]))
-    loss.backward()  # type: ignore[no-untyped-call]
-    prepare_step(optimizer, 0, lr_at(0, 312, settings))
-    optimizer.step()
+    fabric = fabric_of("bf16-mixed" if settings.precision == "bf16" else "32-true")
+    lr = lr_at(0, 312, settings)
+    loss = update(fabric, method, optimizer, crops, torch.tensor([0, 19_999]), step=0, lr=lr)
     assert loss.isfinite()
     moved = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
     assert "backbone.conv1.weight" in moved

@@ -28,15 +28,21 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
-def build_method(settings: Settings, n_images: int, group: Any, *, sync_bn: bool, cuda: bool) -> Method:
-    """The method around its backbone, channels last."""
+def build_method(
+    settings: Settings, n_images: int, group: Any = None, *, bn_group: Any = None, cuda: bool = False
+) -> Method:
+    """The method around its backbone, channels last.
+
+    group: of all ranks; None when this process is alone. bn_group: the ranks that share batch statistics, or None."""
     backbone = _backbone(settings)
     method: Method = METHODS[settings.method](backbone, settings, n_images, group)
-    if sync_bn:
+    if bn_group is not None:
         # module by module: the method keeps its own attributes
         for name, child in list(method.named_children()):
-            setattr(method, name, synchronise_batch_norm(child, group, cuda=cuda))
+            setattr(method, name, synchronise_batch_norm(child, bn_group, cuda=cuda))
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile == "on":
+        backbone.compile()  # in place: the names of its state stay as they are
     return method
 
 
@@ -57,12 +63,14 @@ def _backbone(settings: Settings) -> ResNet:
     return backbone
 
 
-def build_optimizer(method: Method, settings: Settings) -> torch.optim.Optimizer:
+def build_optimizer(method: Method, settings: Settings, *, cuda: bool = False) -> torch.optim.Optimizer:
     """Over the method's parameter groups; those without `lr_factor` and `frozen_steps` get 1 and 0."""
     groups = [{"lr_factor": 1.0, "frozen_steps": 0} | group for group in method.parameter_groups()]
-    momentum = {} if settings.optimizer == "adam" else {"momentum": settings.momentum}
+    more: dict[str, Any] = {} if settings.optimizer == "adam" else {"momentum": settings.momentum}
+    if settings.optimizer in ("sgd", "adam") and cuda:
+        more["foreach"] = True  # a few launches for all tensors together; the three of ours always do that
     optimizer: torch.optim.Optimizer = OPTIMIZERS[settings.optimizer](
-        groups, lr=settings.lr, weight_decay=settings.weight_decay, **momentum
+        groups, lr=settings.lr, weight_decay=settings.weight_decay, **more
     )
     return optimizer
 

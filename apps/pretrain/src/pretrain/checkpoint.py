@@ -39,12 +39,20 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Raises OSError if the checkpoint before this one could not be written."""
+    def save(self, state: dict[str, Any], provided: Tensor | None = None) -> bool:
+        """Copy the state, and write the copy beside the training. Waits for a GPU once.
+
+        provided: () bool; where it is False nothing is written, and the answer is False.
+        Raises OSError if the checkpoint before this one could not be written."""
         self.wait()
-        self._copy = _copied(state, self._copy)
+        self._copy, provided = _copied((state, provided), (self._copy, None))
+        if _is_on_gpu(state):
+            torch.cuda.current_stream().synchronize()
+        if provided is not None and not provided:
+            return False
         self._writer = threading.Thread(target=self._write, name="checkpoint", daemon=True)
         self._writer.start()
+        return True
 
     def wait(self) -> None:
         """Until the last checkpoint is on the disk; raises OSError if it could not be written."""
@@ -114,11 +122,15 @@ def _reason(error: Exception) -> Exception:
 
 def _copied(value: Any, old: Any) -> Any:
     """A copy of nested dicts, lists and tuples with every tensor in memory of its own, on the CPU: that of `old`, an
-    earlier copy, where it fits (fresh pages cost more than the copying)."""
+    earlier copy, where it fits (fresh pages cost more than the copying).
+
+    Copies from a GPU go to pinned memory and are only begun: the caller waits for all of them together."""
     if isinstance(value, Tensor):
         fits = isinstance(old, Tensor) and old.shape == value.shape and old.dtype == value.dtype
         target = old if fits else torch.empty_like(value, device="cpu", memory_format=torch.preserve_format)
-        return target.copy_(value.detach())
+        if value.is_cuda and not fits:
+            target = target.pin_memory()
+        return target.copy_(value.detach(), non_blocking=True)
     if isinstance(value, dict):
         by_key = old if isinstance(old, dict) else {}
         return {key: _copied(item, by_key.get(key)) for key, item in value.items()}
@@ -126,6 +138,15 @@ def _copied(value: Any, old: Any) -> Any:
         known = old if isinstance(old, list | tuple) and len(old) == len(value) else [None] * len(value)
         return type(value)(_copied(item, before) for item, before in zip(value, known, strict=True))
     return value
+
+
+def _is_on_gpu(value: Any) -> bool:
+    """Whether any tensor in nested dicts, lists and tuples is on a GPU."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return any(_is_on_gpu(item) for item in value)
+    return isinstance(value, Tensor) and value.is_cuda
 
 
 class _Hashed:

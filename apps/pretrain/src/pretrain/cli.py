@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from pretrain.config import METHODS, Machine, Settings
 from pretrain.errors import BadInput, TrainingFailed, one_line
 from pretrain.recipe_files import build, nearest, read_recipe, recipe_for, recipe_names
+from pretrain.unexpected import describe
 
 USAGE = """\
 usage: pretrain METHOD [options]          on embedded images; or on yours, with ResNet-50: --data folder:PATH
@@ -28,7 +29,7 @@ examples:
   uv run apps/pretrain odc --data folder:photos --epochs 50
   uv run torchrun --nproc-per-node 8 apps/pretrain --recipe {recipe} --data folder:imagenet
 
-`pretrain METHOD --help` explains every option."""
+`pretrain METHOD --help` explains every option. --traceback shows where an unexpected error came from."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GONE = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV}
@@ -36,30 +37,38 @@ ON_RESUME = {*Machine.model_fields, "max_steps"} - {"out"}  # what may change wi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 2 bad input, 3 training failed, 130 interrupted."""
+    """Exit code: 0 done, 1 a fault of ours, 2 bad input, 3 training failed, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if traced := "--traceback" in arguments:
+        arguments.remove("--traceback")
     try:
         return _main(arguments)
     except BadInput as error:
         return _fail(error, 2)
     except TrainingFailed as error:
         return _fail(error, 3)
-    except OSError as error:
-        if error.errno in FULL:
-            return _fail(f"cannot write: {error.strerror}; the last checkpoint is whole: free space, then resume", 3)
-        if error.errno not in GONE:
-            raise
-        return _fail(f"the run folder cannot be written any more: {error}; what is there is whole: mend it, resume", 3)
-    except RuntimeError as error:
-        if not _is_of_another_rank(error):
-            raise
-        text = f"another process is gone or silent ({str(error).splitlines()[0][:100]}); the last checkpoint is whole"
-        code = _fail(text, 3)
-        sys.stderr.flush()
-        time.sleep(3)  # torchrun blames whom it finds gone first: let that be the one who is
-        os._exit(code)  # the threads of a broken group end in an abort where Python takes leave of them
     except KeyboardInterrupt:
         return _fail("stopped", 130)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return _fail(f"cannot write: {error.strerror}; the last checkpoint is whole: free space, then resume", 3)
+        if isinstance(error, OSError) and error.errno in GONE:
+            text = f"the run folder cannot be written any more: {error}; what is there is whole: mend it, resume"
+            return _fail(text, 3)
+        if isinstance(error, RuntimeError) and _is_of_another_rank(error):
+            _leave(error)
+        if traced:
+            raise
+        return _fail(describe(error), 3 if type(error).__name__ == "OutOfMemoryError" else 1)
+
+
+def _leave(error: RuntimeError) -> NoReturn:
+    """After a collective that failed: end at once, as the threads of a broken group end in an abort."""
+    text = f"another process is gone or silent ({str(error).splitlines()[0][:100]}); the last checkpoint is whole"
+    code = _fail(text, 3)
+    sys.stderr.flush()
+    time.sleep(3)  # torchrun blames whom it finds gone first: let that be the one who is
+    os._exit(code)
 
 
 def _fail(error: object, code: int) -> int:
@@ -113,6 +122,9 @@ def _resume(arguments: list[str]) -> int:
         raise BadInput("resume needs the run folder, such as: pretrain resume runs/odc-1")
     folder, settings = RunFolder.open(arguments[0])
     given = _parse(arguments[1:], settings, ON_RESUME)
+    was, now = settings.resident, given.get("resident", settings.resident)
+    if was != now and (was.isdecimal() or now.isdecimal()):  # on, off and auto give the same crops; a size does not
+        raise BadInput(f"--resident {now}: the run began with --resident {was}, and a size changes the images; keep it")
     return _train(build({**settings.model_dump(exclude_none=True), **given}, "options"), folder)
 
 

@@ -20,7 +20,7 @@ SECTIONS = {
 class Clock:
     """Seconds by section. A section inside another one is not counted twice.
 
-    On a GPU, sections are timed there, by events that nobody waits for until `figures` asks."""
+    On a GPU, sections are timed there, by events that nobody waits for before the run ends."""
 
     def __init__(self, device: torch.device, before: dict[str, float] | None = None) -> None:
         self.cuda = device.type == "cuda"
@@ -52,17 +52,22 @@ class Clock:
             yield batch
 
     def figures(self) -> dict[str, float]:
-        """`time_SECTION`, seconds of each since the last call."""
+        """`time_SECTION`, seconds of each since the last call; on a GPU, of what it has done by now."""
+        waiting = []
         for name, began, ended in self._events:
-            ended.synchronize()
-            self.total[name] += began.elapsed_time(ended) / 1000
-        self._events = []
+            if ended.query():
+                self.total[name] += began.elapsed_time(ended) / 1000
+            else:
+                waiting.append((name, began, ended))
+        self._events = waiting
         new = {f"time_{name}": self.total[name] - self._at_last_line[name] for name in SECTIONS}
         self._at_last_line = dict(self.total)
         return new
 
     def summary(self) -> str:
-        """One line: the share of each section in what was timed."""
+        """One line: the share of each section in what was timed. Waits for the GPU."""
+        for _, _, ended in self._events:
+            ended.synchronize()
         self.figures()
         whole = sum(self.total.values()) or 1.0
         return ", ".join(f"{text} {self.total[name] / whole:.0%}" for name, text in SECTIONS.items())

@@ -41,6 +41,13 @@ def _checked_every(text: str) -> str:
     return text
 
 
+def _checked_resident(text: str) -> str:
+    if text not in ("auto", "on", "off") and not (text.isdecimal() and 8 <= int(text) <= 4096):
+        raise ValueError(f"expected auto, on, off or a size from 8 to 4096 pixels such as 160, got '{text}'")
+    return text
+
+
+Resident = Annotated[str, BeforeValidator(str), AfterValidator(_checked_resident)]
 Every = Annotated[str, BeforeValidator(str), AfterValidator(_checked_every)]
 Crops = Annotated[str, AfterValidator(_checked_crops)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -141,6 +148,8 @@ class Training(_Settings):
     """Where the warm-up starts."""
     sync_bn: bool = True
     """Batch statistics over all processes."""
+    sync_bn_group: PositiveInt | None = None
+    """Batch statistics over groups of so many processes instead of all; SwAV and DeepCluster-v2 had 8."""
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:
@@ -160,8 +169,12 @@ class Machine(_Settings):
     """bf16 = autocast; auto takes it on GPUs and on CPUs with bf16 matrix units."""
     workers: int | None = Field(None, ge=0)
     """Processes that load and augment; chosen by the number of cores if not given."""
-    resident: Literal["auto", "on", "off"] = "auto"
-    """Keep all images decoded in the memory of the device; auto: those that are arrays, if they fit."""
+    resident: Resident = "auto"
+    """Keep all images decoded in memory: on; a number of pixels, to which any images are resized and cropped square
+    first; off; auto = those that are arrays, if they fit. On the GPU if half its memory is enough, else on the host."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile of the backbone: minutes of compiling, then perhaps faster steps; auto is off until it was seen to
+    pay."""
     checkpoint_every: Every | None = None
     """Steps between checkpoints, or minutes, such as 15min; if not given, every epoch and at least every 1000 steps."""
     rank_timeout: PositiveInt = 600

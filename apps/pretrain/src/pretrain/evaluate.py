@@ -8,8 +8,8 @@ import torch
 from eval_probes import KNNProbe
 from torch import Tensor
 
-from pretrain.data import Loader
 from pretrain.keys import permutation
+from pretrain.loader import Loader
 from pretrain.run import Run
 
 K = 20

@@ -19,30 +19,27 @@ from torch import Tensor
 from transfer_runs import duration
 
 from pretrain.board import Board
-from pretrain.build import build_method, build_optimizer, prepare_step
+from pretrain.build import build_method, build_optimizer
 from pretrain.checkpoint import Checkpoints
 from pretrain.clock import Clock
 from pretrain.config import Settings, parse_every
-from pretrain.data import (
-    Loader,
-    Source,
-    class_labels,
-    eval_recipe,
-    open_for_training,
-    open_for_validation,
-    train_recipe,
-)
+from pretrain.data import class_labels, eval_recipe, open_for_training, open_for_validation, train_recipe
 from pretrain.errors import BadInput, TrainingFailed, WorkerLost, one_line
 from pretrain.evaluate import KnnScore
 from pretrain.interrupt import Interrupted, Moments, StopRequested, StopSignal
 from pretrain.keys import key, permutation
+from pretrain.loader import Loader
 from pretrain.rendezvous import adopt_slurm_tasks, join_ranks
 from pretrain.report import write_report
 from pretrain.run import Run
 from pretrain.run_folder import RunFolder
 from pretrain.schedule import lr_at
+from pretrain.sources import Source
+from pretrain.step import NOT_FINITE, update
+from pretrain.sync_batch_norm import batch_norm_group
 from pretrain.terminal import Screen
 from pretrain.watch import Watch
+from pretrain.workers import Pool, default_workers
 
 
 def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
@@ -68,18 +65,24 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     last_step = min(settings.epochs * steps_per_epoch, settings.max_steps or 2**62)
 
     cuda = fabric.device.type == "cuda"
-    loading: dict[str, Any] = {"seed": settings.seed, "workers": settings.workers, "device": fabric.device}
+    loading: dict[str, Any] = {"seed": settings.seed, "device": fabric.device}
     if cuda and settings_precision(fabric) != "32-true":
         loading["dtype"] = torch.bfloat16  # what autocast would make of them
-    source = Source.of(images, settings.resident, fabric.device)
+    source = Source.of(images, settings.resident, fabric.device, screen.doing)
+    held_out = None if queries is None else Source.of(queries, settings.resident, fabric.device, screen.doing)
+    every_resident = all(one.pixels is not None for one in (source, held_out) if one is not None)
+    n_workers = default_workers(every_resident, cuda) if settings.workers is None else settings.workers
+    loading["pool"] = Pool(n_workers, pin_memory=cuda)
     crops_of = Loader(source, train_recipe(settings), **loading)
     centres_of = Loader(source, eval_recipe(settings), **loading)
+    queries_of = None if held_out is None else Loader(held_out, eval_recipe(settings), **loading)
 
     # ---- network ----
     group = torch.distributed.group.WORLD if world > 1 else None
-    method = build_method(settings, n, group, sync_bn=world > 1 and settings.sync_bn, cuda=cuda)
+    bn_group = batch_norm_group(settings, group)
+    method = build_method(settings, n, group, bn_group=bn_group, cuda=cuda)
     backbone = method.backbone
-    network, optimizer = fabric.setup(method, build_optimizer(method, settings))
+    network, optimizer = fabric.setup(method, build_optimizer(method, settings, cuda=cuda))
     network.mark_forward_method("loss")
     together = min(batch, (settings.micro_batch or batch) * world)
     run = Run(fabric, method, centres_of, crops_of, n, steps_per_epoch, batch, together, progress=screen.doing)
@@ -88,8 +91,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
     if (labels := class_labels(images)) is not None:
         score = KnnScore.prepare(labels, settings.knn_images, settings.seed)
         if queries is not None:
-            held_out = Loader(Source.of(queries, settings.resident, fabric.device), eval_recipe(settings), **loading)
-            score = replace(score, queries=held_out, query_labels=queries.labels)
+            score = replace(score, queries=queries_of, query_labels=queries.labels)
 
     # ---- folder, resume ----
     resume = resume or RunFolder.of_restart(settings)
@@ -128,10 +130,10 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
             board.add({k: v for k, v in figures.items() if k not in ("step", "epoch", "final")}, figures["step"])
 
     def checkpoint(order: Tensor | None, losses: list[Tensor]) -> None:
-        watch.refuse_to_save_what_is_not_finite(run.step, losses)
+        is_finite = watch.is_finite(losses)
         state = method.state_dict()  # on every rank: a memory may be spread over them
         if main:
-            checkpoints.save(
+            saved_it = checkpoints.save(
                 {
                     "settings": settings.model_dump(mode="json", exclude_none=True),
                     "method": state,
@@ -141,12 +143,17 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     "n_images": n,
                     "order": order,
                     "begun": begun,
-                    "losses": [float(loss) for loss in losses],
+                    "losses": torch.stack(losses) if losses else [],
                     "clock": clock.total,
                     "knn_top1_random_init": knn_before,
                     "wall_s": saved.get("wall_s", 0.0) + time.monotonic() - began,
-                }
+                },
+                provided=is_finite,
             )
+        else:
+            saved_it = bool(is_finite)
+        if not saved_it:
+            watch.refuse_to_save(run.step)
         moments.saved(run.step)
 
     screen.say(
@@ -163,7 +170,8 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         moments = Moments(signal, group, every=every, seconds=seconds)
         order: Tensor | None = saved.get("order")
         begun: int | None = saved.get("begun")  # the epoch that the order is of
-        losses = [torch.tensor(loss, device=fabric.device) for loss in saved.get("losses", [])]
+        # a list of numbers in checkpoints before 0.2
+        losses = [loss.to(fabric.device) for loss in torch.as_tensor(saved.get("losses", []))]
         try:
             # ---- start ----
             knn_before = knn = saved.get("knn_top1_random_init")
@@ -207,34 +215,30 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
                     torch.manual_seed(
                         key(settings.seed, "dropout", run.step, rank)
                     )  # the one use of a global generator
+                    lr = lr_at(run.step, steps_per_epoch, settings)
                     try:
                         with clock.section("network"):
-                            loss = network.loss(crops, indices)
-                            optimizer.zero_grad()
-                            fabric.backward(loss)
-                            lr = lr_at(run.step, steps_per_epoch, settings)
-                            prepare_step(optimizer, run.step, lr)
-                            optimizer.step()
+                            loss = update(fabric, network, optimizer, crops, indices, step=run.step, lr=lr)
                         with clock.section("method"):
                             method.after_step(run, indices)
-                    except ValueError as error:  # codes and memories refuse what is not finite before it can spoil them
+                    except NOT_FINITE as error:  # codes and memories refuse such numbers before they are spoilt
                         raise TrainingFailed(
                             f"step {run.step + 1}: {error}; lower --lr ({settings.lr:g} now), or use --precision 32"
                         ) from None
 
                     run.step += 1
-                    losses.append(run.mean(loss.detach()))
+                    losses.append(run.mean(loss))
                     window_steps += 1
                     if run.step % settings.log_every == 0 or run.step == last_step:
+                        measured = watch.measure(losses)  # the one wait for a GPU
                         now = time.monotonic()
                         rate = window_steps / max(now - window_s, 1e-9)  # steps a second
                         figures = {
                             "step": run.step,
                             "epoch": epoch,
-                            "loss": float(torch.stack(losses).mean()),
+                            "loss": measured.pop("loss"),
                             "lr": lr,
-                            **method.figures(),
-                            **watch.figures(),
+                            **measured,
                             "images_per_s": rate * batch,
                             **clock.figures(),
                         }

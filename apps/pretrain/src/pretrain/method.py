@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from sobel_resnet import ResNet
 from torch import Tensor, nn
 
@@ -40,8 +41,8 @@ class Method(nn.Module, ABC):
 
     # ---- what it says ----
 
-    def figures(self) -> dict[str, float]:
-        """Numbers for a line of metrics.jsonl."""
+    def figures(self) -> dict[str, Tensor | float]:
+        """Numbers for a line of metrics.jsonl; 0-dim tensors stay on the device, and NaN means not known yet."""
         return {}
 
     @abstractmethod
@@ -51,6 +52,19 @@ class Method(nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """For the optimiser; `lr_factor` and `frozen_steps` (first steps without an update) where not 1 and 0."""
         return [{"params": list(self.parameters())}]
+
+
+def sizes_of(assignments: Tensor, k: int) -> Tensor:
+    """Members of each cluster, (K,) int64, of assignments (N,); negative ones are left out. Never waits for a GPU."""
+    sizes = torch.zeros(k, dtype=torch.int64, device=assignments.device)
+    return sizes.scatter_add_(0, assignments.clamp(min=0), (assignments >= 0).long())
+
+
+def size_figures(sizes: Tensor) -> dict[str, Tensor | float]:
+    """What a line of metrics.jsonl says of cluster sizes (K,); effective clusters are exp(entropy of the sizes)."""
+    share = sizes.double() / sizes.sum()
+    effective = torch.special.entr(share).sum().exp()
+    return {"smallest": sizes.amin(), "largest": sizes.amax(), "effective_clusters": effective}
 
 
 def n_clusters(settings: Settings, n_images: int, at_most: int) -> int:

@@ -59,8 +59,10 @@ def _still_statistics(owner: nn.Module) -> AbstractContextManager[None]:
     def still() -> Iterator[None]:
         norms = [m for m in owner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-        for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+        for norm, (_, n_batches) in zip(norms, before, strict=True):
+            norm.momentum = 0.0
+            if n_batches is not None:  # a counter to throw away: torch's SyncBatchNorm refuses to go without one
+                norm.num_batches_tracked = torch.zeros_like(n_batches)
         try:
             yield
         finally:

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pretrain.data import Loader
 from pretrain.errors import TrainingFailed
+from pretrain.loader import Loader
 
 
 @dataclass

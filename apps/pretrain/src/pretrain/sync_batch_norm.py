@@ -8,6 +8,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pretrain.config import Training
+from pretrain.errors import BadInput
+
+
+def batch_norm_group(settings: Training, group: Any) -> Any:
+    """The ranks that share batch statistics with this one; None where each has its own. Collective.
+
+    Raises BadInput where `--sync-bn-group` does not divide the number of processes."""
+    if group is None or not settings.sync_bn:
+        return None
+    world, size = dist.get_world_size(group), settings.sync_bn_group
+    if size is None or size >= world:
+        return group
+    if world % size:
+        raise BadInput(f"--sync-bn-group {size} does not divide {world} processes; take a divisor, or leave it out")
+    own, _ = dist.new_subgroups(size)
+    return own
+
 
 def synchronise_batch_norm(network: nn.Module, group: Any, *, cuda: bool) -> nn.Module:
     """The network, its batch norms over all ranks of `group` from now on; the names of its state stay as they are."""
@@ -53,7 +71,7 @@ class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         across = [d for d in range(x.ndim) if d != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.float()
-        n_here = torch.tensor([float(x.numel() // x.shape[1])])
+        n_here = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
         total = _Sum.apply(torch.cat([wide.sum(across), n_here]), self.group)
         n = total[-1].detach()
         mean = total[:-1] / n

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from eval_probes import rankme
 from torch import Tensor
 
 from pretrain.errors import TrainingFailed
+from pretrain.fetch import to_host
 from pretrain.method import Method
 
 ROWS = 512  # embeddings whose effective rank is taken
 PATIENCE_EPOCHS, PATIENCE_STEPS = 2, 200  # a sign must last both; a healthy run may begin near ln K
+
+
+def _sample(rows: Tensor) -> Tensor:
+    """Some of the rows (n, D), evenly spread: as many as RankMe can be taken of in a few milliseconds."""
+    n = ROWS if rows.shape[1] <= ROWS else ROWS // 2
+    return rows[:: max(1, len(rows) // n)][:n]
 
 
 class Watch:
@@ -35,13 +42,19 @@ class Watch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.since, self.said = dict(state["since"]), state["said"]
 
-    def figures(self) -> dict[str, float]:
-        """Of the step at hand, after the backward pass."""
-        rows = self.method.embeddings
-        rows = rows[:: max(1, len(rows) // ROWS)][:ROWS]
+    def measure(self, losses: list[Tensor]) -> dict[str, float]:
+        """Mean of the losses and figures of the step at hand, after its backward pass; waits for a GPU once."""
         gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
-        return {"gradient_norm": norm, "rankme": rankme(rows.float()) if rows.isfinite().all() else math.nan}
+        tensors = {name: torch.as_tensor(value) for name, value in self.method.figures().items()}
+        of_method = list(tensors)
+        tensors["gradient_norm"] = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        tensors["loss"] = torch.stack(losses).mean()
+        *numbers, rows = to_host([*tensors.values(), _sample(self.method.embeddings)])
+        figures = {name: number.item() for name, number in zip(tensors, numbers, strict=True)}
+        for name in of_method:
+            if math.isnan(figures[name]):  # not known yet, such as an NMI before there are two clusterings
+                del figures[name]
+        return figures | {"rankme": rankme(rows.float()) if rows.isfinite().all() else math.nan}
 
     def refuse_what_is_not_finite(self, figures: dict[str, float]) -> None:
         """Before a line is written: NaN and infinity are no JSON, and a run that has them has ended."""
@@ -52,14 +65,18 @@ class Watch:
                     f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
                 )
 
-    def refuse_to_save_what_is_not_finite(self, step: int, losses: list[Tensor]) -> None:
-        """Before a checkpoint: one with NaN in it would push out the last good one."""
-        numbers = [*losses, *self.method.parameters()]
-        if not all(bool(number.isfinite().all()) for number in numbers):
-            raise TrainingFailed(
-                f"step {step}: the loss or the weights are not finite; the checkpoints before it are kept; "
-                f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
-            )
+    @torch.no_grad()
+    def is_finite(self, losses: list[Tensor]) -> Tensor:
+        """() bool on the device: whether these losses and all weights are finite."""
+        # the largest magnitude of a tensor is NaN or infinite if any number in it is
+        return torch.stack(torch._foreach_norm([*losses, *self.method.parameters()], float("inf"))).isfinite().all()
+
+    def refuse_to_save(self, step: int) -> NoReturn:
+        """For a checkpoint that is not finite: it would push out the last good one."""
+        raise TrainingFailed(
+            f"step {step}: the loss or the weights are not finite; the checkpoints before it are kept; "
+            f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
+        )
 
     def look(self, figures: dict[str, float]) -> str | None:
         """figures: a line of metrics.jsonl, finite. Returns a warning to say, once."""

@@ -23,7 +23,7 @@ from torch.distributed import ProcessGroup
 from pretrain.config import DeepClusterSettings
 from pretrain.errors import TrainingFailed
 from pretrain.keys import generator, key
-from pretrain.method import Method, n_clusters
+from pretrain.method import Method, n_clusters, size_figures
 from pretrain.parts import in_parts, mean_over_ranks
 from pretrain.run import Run
 
@@ -51,10 +51,7 @@ class DeepCluster(Method):
         )
 
     def begin_epoch(self, run: Run, epoch: int) -> Tensor | None:
-        try:
-            labels = self.cluster(run, epoch)
-        except ValueError as error:  # features that are all the same, or not finite
-            raise TrainingFailed(f"clusters of epoch {epoch + 1}: {error}; look at the images, or lower --lr") from None
+        labels = self.cluster(run, epoch)
         if epoch:
             self.nmi.fill_(cluster_stats(labels, self.k, previous=self.labels).nmi or 0.0)
         self.adopt(labels)
@@ -66,9 +63,15 @@ class DeepCluster(Method):
 
     def cluster(self, run: Run, epoch: int) -> Tensor:
         """(N,) labels out of the features as they are now."""
-        x = run.extract(self.backbone, what=f"features for the clusters of epoch {epoch + 1}")  # (N, D)
+        x = run.extract(self.backbone, what=f"features for the clusters of epoch {epoch + 1}")  # (N, D), finite
         if self.settings.pca_dim:
-            x = PCAWhitening(self.settings.pca_dim, at_most=True).fit(x).transform(x)
+            try:
+                whitening = PCAWhitening(self.settings.pca_dim, at_most=True).fit(x)
+            except ValueError as error:  # the features are finite, so they are all the same
+                raise TrainingFailed(
+                    f"clusters of epoch {epoch + 1}: {error}; look at the images, or lower --lr"
+                ) from None
+            x = whitening.transform(x)
         else:
             x = F.normalize(x)
         seed = key(self.settings.seed, "clusters", epoch)
@@ -82,7 +85,11 @@ class DeepCluster(Method):
 
     def renew_head(self, epoch: int) -> None:
         """The new clusters are numbered anew, so what the head knew of the old ones is worth nothing."""
-        nn.init.normal_(self.head.weight, std=0.01, generator=generator(self.settings.seed, "head", epoch))
+        # drawn on the CPU, so that the head is the same on every device; a GPU refuses a generator of the CPU
+        weight = torch.empty(self.head.weight.shape, dtype=self.head.weight.dtype)
+        nn.init.normal_(weight, std=0.01, generator=generator(self.settings.seed, "head", epoch))
+        with torch.no_grad():
+            self.head.weight.copy_(weight)
         nn.init.zeros_(self.head.bias)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
@@ -100,10 +107,8 @@ class DeepCluster(Method):
     def assign(self, run: Run) -> Tensor:
         return self.labels
 
-    def figures(self) -> dict[str, float]:
-        stats = cluster_stats(self.labels, self.k)
-        sizes = {"smallest": stats.smallest, "largest": stats.largest, "effective_clusters": stats.effective_clusters}
-        return sizes if self.nmi.isnan() else sizes | {"nmi": float(self.nmi)}
+    def figures(self) -> dict[str, Tensor | float]:
+        return size_figures(self.sizes) | {"nmi": self.nmi}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         head = {"params": list(self.head.parameters()), "momentum": 0.0, "lr_factor": self.settings.head_lr}

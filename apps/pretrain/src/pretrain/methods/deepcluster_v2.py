@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from cluster_memory import EpochBank, cluster_stats
+from cluster_memory import EpochBank, NotFinite, cluster_stats
 from sobel_resnet import Projector, ResNet
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -22,7 +22,7 @@ from torch.distributed import ProcessGroup
 from pretrain.config import DeepClusterV2Settings
 from pretrain.errors import TrainingFailed
 from pretrain.keys import key, permutation
-from pretrain.method import Method, n_clusters
+from pretrain.method import Method, n_clusters, size_figures, sizes_of
 from pretrain.parts import in_parts, mean_over_ranks
 from pretrain.run import Run
 
@@ -70,8 +70,8 @@ class DeepClusterV2(Method):
             labels, centroids = self.bank.cluster(
                 self.k, s.n_heads, s.kmeans_iters, seed=s.seed, epoch=epoch, warm_start=warm_start
             )
-        except ValueError as error:
-            raise TrainingFailed(f"clusters of epoch {epoch + 1}: {error}") from None
+        except NotFinite as error:
+            raise TrainingFailed(f"clusters of epoch {epoch + 1}: {error}; lower --lr ({s.lr:g} now)") from None
         if epoch:
             self.nmi.fill_(cluster_stats(labels[0], self.k, previous=self.labels[0]).nmi or 0.0)
         self.labels.copy_(labels)
@@ -100,7 +100,5 @@ class DeepClusterV2(Method):
         z = run.extract(lambda x: self.projector(self.backbone(x)), what="clusters of all images")
         return (z @ self.centroids[0].T).argmax(1)
 
-    def figures(self) -> dict[str, float]:
-        stats = cluster_stats(self.labels[0], self.k)
-        sizes = {"smallest": stats.smallest, "largest": stats.largest, "effective_clusters": stats.effective_clusters}
-        return sizes if self.nmi.isnan() else sizes | {"nmi": float(self.nmi)}
+    def figures(self) -> dict[str, Tensor | float]:
+        return size_figures(sizes_of(self.labels[0], self.k)) | {"nmi": self.nmi}

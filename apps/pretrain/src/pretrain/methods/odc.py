@@ -16,14 +16,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from cluster_memory import KMeans, OnlineClusters, cluster_stats
+from cluster_memory import KMeans, OnlineClusters
 from sobel_resnet import OdcNeck, ResNet
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from pretrain.config import OdcSettings
 from pretrain.keys import generator, key, permutation, with_replacement
-from pretrain.method import Method, n_clusters
+from pretrain.method import Method, n_clusters, size_figures
 from pretrain.parts import in_parts, mean_over_ranks
 from pretrain.run import Run
 
@@ -90,14 +90,8 @@ class Odc(Method):
     def assign(self, run: Run) -> Tensor:
         return self.memory.assignments
 
-    def figures(self) -> dict[str, float]:
-        stats = cluster_stats(self.memory.assignments, self.k)
-        return {
-            "change": float(self.change),
-            "smallest": stats.smallest,
-            "largest": stats.largest,
-            "effective_clusters": stats.effective_clusters,
-        }
+    def figures(self) -> dict[str, Tensor | float]:
+        return {"change": self.change} | size_figures(self.memory.counts)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The head goes without momentum, as its targets change under it."""

@@ -25,14 +25,12 @@ from torch.distributed import ProcessGroup
 from pretrain.config import SwavSettings
 from pretrain.errors import BadInput
 from pretrain.keys import key
-from pretrain.method import Method, n_clusters
+from pretrain.method import Method, n_clusters, sizes_of
 from pretrain.parts import in_parts, mean_over_ranks
 from pretrain.run import Run
 
 
 class Swav(Method):
-    queue_open: Tensor
-
     def __init__(
         self, backbone: ResNet, settings: SwavSettings, n_images: int, group: ProcessGroup | None = None
     ) -> None:
@@ -42,26 +40,29 @@ class Swav(Method):
         batch = min(settings.batch, n_images)
         frozen = settings.freeze_prototypes_steps
         self.frozen_steps = n_images // batch if frozen is None else frozen
-        length = default_queue(batch, self.k) if settings.queue is None else settings.queue
+        length = default_queue(batch, self.k) if settings.queue is None else whole_batches(settings.queue, batch)
         try:
             self.remark = check_equipartition(batch, length, self.k)
         except ValueError as error:
             raise BadInput(f"no balanced codes are possible: {error}") from None
+        if settings.queue is not None and length != settings.queue:
+            cut = f"--queue {settings.queue:,} cut to {length:,}: whole batches of {batch:,}, as in the authors' code"
+            self.remark = f"{cut}; {self.remark}" if self.remark else cut
         self.backbone = backbone
         self.projector = Projector(
             backbone.num_features, settings.hidden, settings.dim, seed=key(settings.seed, "projector")
         )
         self.prototypes = Prototypes(settings.dim, self.k, seed=key(settings.seed, "prototypes"))
         self.queue = EmbeddingQueue(settings.crops_for_codes, length, settings.dim, group=group) if length else None
-        self.register_buffer("queue_open", torch.zeros((), dtype=torch.bool))
         self.remedies = (
             f"harder codes (--epsilon {settings.epsilon * 0.6:.2g})",
             "prototypes that wait longer (--freeze-prototypes-steps, an epoch or two)",
             f"fewer prototypes (--k {max(2, self.k // 2)}) or a larger --batch",
         )
 
-    def begin_epoch(self, run: Run, epoch: int) -> None:
-        self.queue_open.fill_(epoch >= self.settings.queue_from_epoch)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.pop(f"{prefix}queue_open", None)  # in checkpoints before 0.2; now it follows from the step
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
         self.prototypes.normalise_()
@@ -69,8 +70,9 @@ class Swav(Method):
         self.embeddings = z.detach()  # (V B, D)
         scores = self.prototypes(z).chunk(len(crops))  # V of (B, K) float32
         self.codes = [self.codes_of(crop, scores[crop].detach()) for crop in range(self.settings.crops_for_codes)]
-        mean = swapped_prediction_loss(scores, self.codes, self.settings.temperature)
-        n = torch.tensor(float(len(indices)), device=z.device)
+        code_crops = range(self.settings.crops_for_codes)
+        mean = swapped_prediction_loss(scores, self.codes, self.settings.temperature, code_crops)
+        n = torch.full((), float(len(indices)), device=z.device)
         return mean_over_ranks(mean * n, n, self.group)
 
     @torch.no_grad()
@@ -83,7 +85,7 @@ class Swav(Method):
         return sinkhorn_knopp(scores, epsilon=s.epsilon, n_iters=s.sinkhorn_iters, extra=queued, group=self.group)
 
     def after_step(self, run: Run, indices: Tensor) -> None:
-        if self.queue is not None and self.queue_open:
+        if self.queue is not None and run.step // run.steps_per_epoch >= self.settings.queue_from_epoch:
             self.queue.push(self.embeddings.unflatten(0, (-1, len(indices)))[: self.settings.crops_for_codes])
 
     def assign(self, run: Run) -> Tensor:
@@ -91,14 +93,14 @@ class Swav(Method):
         with torch.no_grad():
             return torch.cat([self.prototypes(rows).argmax(1) for rows in z.split(4096)])
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Tensor | float]:
         codes = torch.cat(self.codes)
-        winners = torch.bincount(codes.argmax(1), minlength=self.k)
-        figures = {
-            "code_entropy": float(torch.special.entr(codes).sum(1).mean()),  # nats; ln K if codes say nothing
-            "effective_clusters": float(torch.special.entr(winners / winners.sum()).sum().exp()),
+        winners = sizes_of(codes.argmax(1), self.k)
+        figures: dict[str, Tensor | float] = {
+            "code_entropy": torch.special.entr(codes).sum(1).mean(),  # nats; ln K if codes say nothing
+            "effective_clusters": torch.special.entr(winners / winners.sum()).sum().exp(),
         }
-        return figures | ({"queue": int(self.queue.n_valid)} if self.queue is not None else {})
+        return figures | ({"queue": self.queue.n_valid} if self.queue is not None else {})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         others = [p for name, p in self.named_parameters() if not name.startswith("prototypes.")]
@@ -106,6 +108,11 @@ class Swav(Method):
             {"params": others},
             {"params": list(self.prototypes.parameters()), "frozen_steps": self.frozen_steps},
         ]
+
+
+def whole_batches(queue: int, batch: int) -> int:
+    """The length of the queue in whole batches, as the authors' code cuts it (main_swav.py)."""
+    return queue - queue % batch
 
 
 def default_queue(batch: int, k: int) -> int:
