@@ -8,8 +8,8 @@ LARS          MMSelfSup       yes                 lam = 1, decay stays     like 
 ClippedLARS   solo-learn      no, and lam <= 1    g as it is, no decay     g as it is, no decay
 
 p is one tensor of parameters, g its gradient, m its momentum buffer, wd the weight decay, lam the local rate, and |.|
-the L2 norm over the whole tensor. A parameter group moves at once, and the host never waits for the device: what
-depends on a norm is decided there."""
+the L2 norm over the whole tensor. All groups with the same options move at once, and the host never waits for the
+device: what depends on a norm is decided there."""
 
 from __future__ import annotations
 
@@ -60,11 +60,20 @@ class _LayerwiseSGD(Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
+        for params, group in self._alike():
+            params = [p for p in params if p.grad is not None]
             if params:  # foreach operations refuse an empty list
-                self._move(params, [p.grad for p in params], group)
+                self._move(params, [p.grad for p in params if p.grad is not None], group)
         return loss
+
+    def _alike(self) -> list[tuple[list[Tensor], Group]]:
+        """Parameters of groups with the same options together, so that a GPU gets one launch for all of them."""
+        found: dict[tuple[Any, ...], tuple[list[Tensor], Group]] = {}
+        for group in self.param_groups:
+            device = group["params"][0].device if group["params"] else None
+            options = (device, *(group.get(name) for name in self.defaults))
+            found.setdefault(options, ([], group))[0].extend(group["params"])
+        return list(found.values())
 
     @abstractmethod
     def _move(self, params: list[Tensor], grads: list[Tensor], group: Group) -> None:

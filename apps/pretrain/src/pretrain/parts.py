@@ -59,10 +59,12 @@ def _still_statistics(owner: nn.Module) -> AbstractContextManager[None]:
     def still() -> Iterator[None]:
         norms = [m for m in owner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        counted = [n_batches for _, n_batches in before if n_batches is not None]
+        # a counter to throw away, one for all: torch's SyncBatchNorm refuses to go without
+        thrown_away = torch.zeros_like(counted[0]) if counted else None
         for norm, (_, n_batches) in zip(norms, before, strict=True):
             norm.momentum = 0.0
-            if n_batches is not None:  # a counter to throw away: torch's SyncBatchNorm refuses to go without one
-                norm.num_batches_tracked = torch.zeros_like(n_batches)
+            norm.num_batches_tracked = None if n_batches is None else thrown_away
         try:
             yield
         finally:
