@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from multicrop_aug import Blur, CentreSpec, CropPlan, CropSpec, Jitter, Recipe, deepcluster_v2, evaluation, odc, swav
-from multicrop_aug._keys import stream_keys, uniform
 from scipy import stats
+from tensor_draw import stream_keys, uniform
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 N = 5000
@@ -42,14 +42,13 @@ def naive_box(spec: CropSpec, u: list[float], height: int, width: int) -> tuple[
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.05, 0.14), (0.9, 1.0), (2.0, 2.0)])
 def test_boxes_equal_torchvisions_algorithm(size: tuple[int, int], scale: tuple[float, float]) -> None:
     spec = CropSpec(8, 2, scale)
-    keys = stream_keys(3, 1, torch.arange(100), torch.arange(2))
-    box, resized, offset = spec.place(keys, torch.tensor(size).expand(100, 2))
-    u = uniform(keys[..., None], torch.arange(40))
+    group = Recipe((spec,)).draw(torch.arange(100), 1, size, seed=3).groups[0]
+    u = uniform(stream_keys(3, 1, torch.arange(100), torch.arange(2))[..., None], torch.arange(40))
     for v in range(2):
         for b in range(100):
-            assert tuple(box[v, b].tolist()) == naive_box(spec, u[v, b].tolist(), *size)
-    assert (resized == 8).all()
-    assert not offset.any()
+            assert tuple(group.box[v, b].tolist()) == naive_box(spec, u[v, b].tolist(), *size)
+    assert (group.resized == 8).all()
+    assert not group.offset.any()
 
 
 def test_boxes_are_distributed_as_torchvisions() -> None:

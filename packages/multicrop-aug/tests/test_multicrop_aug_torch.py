@@ -167,17 +167,6 @@ def test_an_empty_batch_gives_empty_crops() -> None:
         assert render(images, plan, "torch")[0].shape == (0, 3, 8, 8)
 
 
-def test_nothing_waits_for_the_device() -> None:
-    """Tensors without data cannot be asked for any."""
-    recipe = replace(swav(12, small_size=6), rotation_degrees=5.0, solarise=0.1)
-    plan = recipe.draw(torch.arange(4, device="meta"), 0, (20, 20), seed=0)
-    images = torch.empty(9, 3, 20, 20, dtype=torch.uint8, device="meta")
-    rows = torch.empty(4, dtype=torch.int64, device="meta")
-    assert [crop.shape[-1] for crop in render(images, plan, rows=rows)] == [12] * 2 + [6] * 6
-    packed = PackedImages.pack([smooth(20, 20)] * 9).to("meta")
-    assert render(packed, plan, rows=rows)[0].shape == (4, 3, 12, 12)
-
-
 def test_boxes_and_rows_that_do_not_fit_give_nan() -> None:
     from multicrop_aug._torch import render_torch
 

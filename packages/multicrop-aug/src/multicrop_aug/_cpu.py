@@ -10,6 +10,7 @@ lock. They are started anew for each call, so a process may fork between two cal
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from ._cpu_kernel import render_crops
 from ._cpu_memory import Memory, memory_of
+from ._operations import NUMBER_OF
 from ._packed import PackedImages
 from ._plan import CropGroup, CropPlan
-from ._recipe import OPERATIONS
 
 _CROPS_PER_CALL = 64  # a kernel call costs about 10 us, as much as a crop of 32 pixels
 
@@ -54,12 +55,12 @@ def _calls(memory: Memory, group: CropGroup, plan: CropPlan, out: np.ndarray) ->
     flat = group.apply(lambda t: t.flatten(0, 1).contiguous())  # crop-major: row = crop * B + image
     place = torch.cat((flat.box, flat.resized, flat.offset), -1)
     flip = flat.flip if "flip" in plan.order else torch.zeros_like(flat.flip)
-    parameters = [place, flip, _angle(flat, plan), flat.jitter, flat.factors, flat.jitter_order]
-    parameters += [flat.grey, flat.blur, flat.sigma, flat.solarise]
+    drawn = replace(flat, flip=flip, angle=_angle(flat, plan)).tensors()
+    parameters = [place, *(t for name, t in drawn.items() if name not in ("box", "resized", "offset"))]
     arguments = (
         memory.layouts,
         *(t.numpy() for t in parameters),
-        np.array([OPERATIONS.index(name) for name in plan.order], np.int64),
+        np.array([NUMBER_OF[name] for name in plan.order], np.int64),
         np.float32(plan.solarise_threshold),
         np.array(plan.mean, np.float32),
         np.array(plan.std, np.float32),

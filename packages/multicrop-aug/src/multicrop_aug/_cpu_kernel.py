@@ -8,8 +8,11 @@ from ._cpu_cut import cut
 from ._cpu_filter import blur, rotate
 from ._cpu_jit import jit, package_digest
 from ._cpu_memory import HEIGHT, WIDTH
+from ._operations import NUMBER_OF
 
-FLIP, ROTATION, JITTER, GREY, BLUR, SOLARISE = range(6)  # positions in _recipe.OPERATIONS
+ROTATION, JITTER, GREY, BLUR, SOLARISE = (
+    NUMBER_OF[name] for name in ("rotation", "jitter", "grey", "blur", "solarise")
+)
 
 
 def _compiled(version: str) -> Callable[..., Any]:
@@ -21,9 +24,9 @@ def _compiled(version: str) -> Callable[..., Any]:
         """Crops `rows` of a group, each from start to end while it is in cache.
 
         rows: crop-major numbers, row = crop * n + image for the n images of `layouts` (see _cpu_memory). order:
-        operations by number. out: (N, 3, S, S) float32. The rest: a group's tensors, flattened to N rows; place is box,
-        resized and offset side by side. Raises ValueError at a place outside its image: nothing else keeps a plan that
-        was changed by hand from reading foreign memory.
+        operations by number. out: (N, 3, S, S) float32. The rest: a group's tensors in their order, flattened to N
+        rows; place is box, resized and offset side by side. Raises ValueError at a place outside its image: nothing
+        else keeps a plan that was changed by hand from reading foreign memory.
         """
         _ = version  # in the closure: see package_digest
         size = out.shape[2]
@@ -45,7 +48,7 @@ def _compiled(version: str) -> Callable[..., Any]:
                     blur(crop, sigma[row])
                 elif operation == SOLARISE and solarised[row]:
                     solarise(flat, threshold)
-                # FLIP was done with the cut: it commutes with all but rotation, whose angle has the sign for that
+                # the flip was done with the cut: it commutes with all but rotation, whose angle has the sign for that
             normalise(flat, mean, std)
 
     return render_crops

@@ -1,70 +1,58 @@
 """Keyed random numbers: a draw is a pure function of (seed, epoch, sample index, crop, field).
 
-SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) in int64 arithmetic that wraps, so bits are the same on every device. What
-is computed from the numbers keeps to operations that IEEE 754 rounds one way: + - * / and square roots; hence `exp`.
+SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) on uint64, whose arithmetic wraps. What is computed from the numbers keeps
+to operations that IEEE 754 rounds one way: + - * / and square roots; hence `exp`. So every machine draws the same bits.
+
+The functions work on numbers in compiled code and on NumPy arrays outside of it: each is written once.
 """
 
 import math
 
-import torch
-from torch import Tensor
+import numpy as np
 
-_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # the odd integer nearest 2^64 / golden ratio, as a signed int64
-_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
-_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+from ._numba import for_both
+
+U = np.uint64
+WORD = 1 << 64  # any integer is a seed: words are taken modulo this
+GAMMA = U(0x9E3779B97F4A7C15)  # the odd integer nearest 2^64 / golden ratio
+MIX_1, MIX_2 = U(0xBF58476D1CE4E5B9), U(0x94D049BB133111EB)
+SHIFT_1, SHIFT_2, SHIFT_3, SPARE_BITS, ONE = U(30), U(27), U(31), U(11), U(1)
+
+LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # 33 bits: times an integer of 20 bits exact
+LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
+PER_LN2 = 1 / math.log(2)
+TAYLOR = np.array([1 / math.factorial(i) for i in range(13, -1, -1)])
 
 
-def _shift_right(x: Tensor, n_bits: int) -> Tensor:
-    # torch's >> copies the sign bit; a logical shift has to mask it off
-    return (x >> n_bits) & ((1 << (64 - n_bits)) - 1)
-
-
-def _mix(x: Tensor) -> Tensor:
+@for_both
+def mix(x):  # type: ignore[no-untyped-def]
     """SplitMix64's finaliser, a bijection of 64-bit words."""
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+    x = (x ^ (x >> SHIFT_1)) * MIX_1
+    x = (x ^ (x >> SHIFT_2)) * MIX_2
+    return x ^ (x >> SHIFT_3)
 
 
-def stream_keys(seed: int, epoch: int, indices: Tensor, crops: Tensor) -> Tensor:
-    """One 64-bit stream per (sample, crop).
+@for_both
+def next_key(key, word):  # type: ignore[no-untyped-def]
+    """The key of a stream of streams; for one key a bijection of the word, so distinct words never share a stream."""
+    return mix((key + GAMMA) ^ word)
 
-    indices: (B,) int64. crops: (n,) int64 crop numbers. Returns (n, B) int64 on the device of `indices`.
-    Distinct (sample, crop) pairs of a sample, or of a crop, never share a stream: each step is a bijection of its word.
+
+@for_both
+def uniform(key, field):  # type: ignore[no-untyped-def]
+    """Float64 uniforms in [0, 1), multiples of 2^-53: element number `field` (uint64) of each stream."""
+    return (mix(key + (field + ONE) * GAMMA) >> SPARE_BITS) * 2.0**-53
+
+
+@for_both
+def exp(x):  # type: ignore[no-untyped-def]
+    """e^x to about an ulp for float64 x in [-700, 700], from sums and products alone.
+
+    x = k ln 2 + r, |r| <= 0.35; e^r by Horner's rule on its series, whose rest is below 2^-57; times 2^k, exactly.
     """
-    key = torch.zeros((), dtype=torch.int64, device=indices.device)
-    for word in (_signed(seed), _signed(epoch), indices[None, :], crops[:, None]):
-        key = _mix((key + _GAMMA) ^ word)
-    return key
-
-
-def uniform(keys: Tensor, fields: Tensor) -> Tensor:
-    """Float64 uniforms in [0, 1), multiples of 2^-53: element number `fields` of each stream.
-
-    keys and fields: int64, broadcast against each other.
-    """
-    bits = _mix(keys + (fields + 1) * _GAMMA)
-    return _shift_right(bits, 11).double() * 2.0**-53
-
-
-_LN2_HIGH = float.fromhex("0x1.62e42feep-1")  # 33 bits: times an integer of 20 bits exact
-_LN2_LOW = float.fromhex("0x1.a39ef35793c76p-33")
-_TAYLOR = [1 / math.factorial(i) for i in range(13, -1, -1)]
-
-
-def exp(x: Tensor) -> Tensor:
-    """e^x to about an ulp for float64 x in [-700, 700], from sums and products alone: the same bits on every device.
-
-    x = k ln 2 + r, |r| <= 0.35; e^r by Horner's rule on its series, whose rest is below 2^-57; times 2^k.
-    """
-    k = (x * (1 / math.log(2))).round()
-    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    series = torch.full_like(r, _TAYLOR[0])
-    for term in _TAYLOR[1:]:
-        series = series * r + term
-    return series * ((k.long() + 1023) << 52).view(torch.float64)
-
-
-def _signed(word: int) -> int:
-    """The low 64 bits of a Python integer as a signed one, which is what torch takes."""
-    return (word + (1 << 63)) % (1 << 64) - (1 << 63)
+    k = np.rint(x * PER_LN2)
+    r = (x - k * LN2_HIGH) - k * LN2_LOW
+    series = TAYLOR[0] + 0.0 * r
+    for i in range(1, len(TAYLOR)):
+        series = series * r + TAYLOR[i]
+    return np.ldexp(series, np.int32(k))

@@ -1,11 +1,13 @@
 """The plan: everything random about a batch of crops, as small tensors that any backend obeys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ._move import moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,7 +15,8 @@ class CropGroup:
     """The n crops of one size for B images.
 
     The box is cut from the image, resized to `resized` (antialiased, with `interpolation`), and the (size, size) window
-    at `offset` is the crop; then come the other operations, in the plan's order, where their flag is set.
+    at `offset` is the crop; then come the other operations, in the plan's order, where their flag is set. The kernels
+    of backends take the tensors in the order in which they stand here.
     """
 
     size: int
@@ -86,10 +89,22 @@ class CropPlan:
         v = crop - first
         return replace(self, groups=(group.apply(lambda t: t[v : v + 1]),))
 
-    def to(self, device: torch.device | str) -> "CropPlan":
-        """The plan on another device."""
-        groups = tuple(group.apply(lambda t: t.to(device)) for group in self.groups)
-        return replace(self, groups=groups, sizes=self.sizes.to(device))
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "CropPlan":
+        """The plan on another device, its tensors as views of one buffer, which is what crosses.
+
+        non_blocking: from the CPU to a GPU, go on without waiting for the copy; work on the same stream sees it whole.
+        """
+        return self.with_tensors(moved(self.tensors(), device, non_blocking))
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of the plan: sizes, then those of each group in their order."""
+        return [self.sizes, *(tensor for group in self.groups for tensor in group.tensors().values())]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "CropPlan":
+        """The same plan with other tensors, in the order of `tensors`."""
+        sizes, *rest = tensors
+        each = iter(rest)
+        return replace(self, groups=tuple(group.apply(lambda _: next(each)) for group in self.groups), sizes=sizes)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only: `torch.save` it, `torch.load(weights_only=True)` it."""

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ._decode import rgb_pixels
+from ._operations import BY_NAME
 from ._plan import CropGroup, CropPlan
 from ._recipe import Recipe
 from ._render import render
@@ -137,23 +138,8 @@ def _grid(cells: list[Image.Image], height: int) -> Image.Image:
 
 def _words(group: CropGroup, v: int, order: tuple[str, ...]) -> list[str]:
     """What happens to crop v after the cut, in its order."""
-    brightness, contrast, saturation, hue = group.factors[v, 0].tolist()
-    factors = [
-        (brightness != 1, f"bri {brightness:.2f}"),
-        (contrast != 1, f"con {contrast:.2f}"),
-        (saturation != 1, f"sat {saturation:.2f}"),
-        (hue != 0, f"hue {360 * hue:+.0f}°"),
-    ]
-    drawn = [factors[k][1] for k in group.jitter_order[v, 0].tolist() if factors[k][0]]
-    said = {
-        "flip": ["flip"] * bool(group.flip[v, 0]),
-        "rotation": [f"turn {group.angle[v, 0].item():+.1f}°"] * bool(group.angle[v, 0] != 0),
-        "jitter": drawn * bool(group.jitter[v, 0]),
-        "grey": ["grey"] * bool(group.grey[v, 0]),
-        "blur": [f"blur {group.sigma[v, 0].item():.1f}"] * bool(group.blur[v, 0]),
-        "solarise": ["solarise"] * bool(group.solarise[v, 0]),
-    }
-    return [word for operation in order for word in said[operation]]
+    crop = group.apply(lambda t: t[v, 0])
+    return [word for operation in order for word in BY_NAME[operation].words(crop)]
 
 
 def _wrapped(words: list[str], width: int) -> list[str]:

@@ -1,26 +1,23 @@
 """A recipe: an augmentation as data. `Recipe.draw` turns it into a plan."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._distortions import Blur, Jitter, check_probability, keep_tuples
-from ._keys import stream_keys, uniform
-from ._plan import CropGroup, CropPlan
+from ._draw import draw_groups
+from ._laws import GroupLaw, laws_of
+from ._operations import OPERATIONS, TABLE
+from ._plan import CropPlan
 from ._specs import CentreSpec, CropSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NO_JITTER, NO_BLUR = Jitter(), Blur(p=0.0)
-OPERATIONS = ("flip", "rotation", "jitter", "grey", "blur", "solarise")
-
-# Numbers of the random fields after the forty of the boxes (_specs.py). Never renumber: a seed means these numbers.
-_FIRST_FIELD, _N_FIELDS = 40, 12
-_PERMUTATIONS = torch.tensor(list(itertools.permutations(range(4))), dtype=torch.uint8)  # (24, 4)
 
 
 @dataclass(frozen=True)
@@ -71,72 +68,44 @@ class Recipe:
 
     def _operations(self) -> set[str]:
         """Names of the operations that some crop may get."""
-        on = {"rotation"} if self.rotation_degrees > 0 else set()
-        for spec in self.specs:
-            jitter = self.setting(spec, "jitter")
-            on |= {name for name in ("flip", "grey", "solarise") if self.setting(spec, name) > 0}
-            on |= {"jitter"} if jitter.p > 0 and jitter != Jitter(p=jitter.p) else set()
-            on |= {"blur"} if self.setting(spec, "blur").p > 0 else set()
-        return on
+        settings = [partial(self.setting, spec) for spec in self.specs]
+        return {operation.name for operation in TABLE if any(map(operation.is_on, settings))}
 
     def draw(self, indices: Tensor, epoch: int, sizes: Tensor | Sequence[int], seed: int) -> CropPlan:
         """The plan of a batch, a pure function of (seed, epoch, sample index, crop): not of batch, order or worker.
 
+        It is drawn on the CPU, which takes less time than to start the same work on a GPU: pass indices and sizes that
+        lie there, also for images on a GPU (`render` sends the plan over without a wait). Those on a GPU are fetched
+        first, which waits for it, and the plan is sent back.
+
         indices: (B,) int64, positions in the data set. sizes: (B, 2) integers, height and width of each image, or one
-        (height, width) for all. seed: any integer. Returns a plan on the device of `indices`.
+        (height, width) for all. seed: any integer. Returns a plan on the device of `indices`. Raises ValueError for
+        indices or sizes of another shape or dtype, and for images without pixels.
         """
         if indices.ndim != 1 or indices.dtype != torch.int64:
             raise ValueError(f"indices must be (B,) int64, got {tuple(indices.shape)} {indices.dtype}")
-        sizes = torch.as_tensor(sizes, dtype=torch.int64)
+        sizes = torch.as_tensor(sizes, dtype=torch.int64).cpu()
         if sizes.shape not in ((2,), (len(indices), 2)):
             raise ValueError(f"sizes must be ({len(indices)}, 2) or (height, width), got {tuple(sizes.shape)}")
-        if sizes.device.type == "cpu" and sizes.numel() and sizes.amin() < 1:  # elsewhere asking would wait for it
+        if sizes.numel() and sizes.amin() < 1:
             raise ValueError(f"image sizes must be at least 1 x 1, got {sizes.amin().item()}: drop empty images")
-        sizes = sizes.to(indices.device, non_blocking=True).expand(len(indices), 2)
+        sizes = sizes.expand(len(indices), 2)
+        laws, order = _laws(self)
+        groups = draw_groups(laws, indices.cpu(), epoch, sizes, seed)
+        plan = CropPlan(groups, sizes, order, self.mean, self.std, self.solarise_threshold)
+        return plan if indices.device.type == "cpu" else plan.to(indices.device, non_blocking=True)
 
-        if indices.device.type == "cpu":
-            from ._cpu_draw import draw_groups  # the same, compiled; numba takes a third of a second to import
 
-            groups = draw_groups(self, indices, epoch, sizes, seed)
-        else:
-            groups = self._draw_groups(indices, epoch, sizes, seed)
-        order = tuple(name for name in self.order if name in self._operations())
-        return CropPlan(groups, sizes, order, self.mean, self.std, self.solarise_threshold)
+def _laws(recipe: Recipe) -> tuple[tuple[GroupLaw, ...], tuple[str, ...]]:
+    try:
+        return _kept_laws(recipe)
+    except TypeError:  # a recipe with lists in place of tuples has no hash
+        return _kept_laws.__wrapped__(recipe)
 
-    def _draw_groups(self, indices: Tensor, epoch: int, sizes: Tensor, seed: int) -> tuple[CropGroup, ...]:
-        """Neighbouring specs of one size and interpolation share a group; crops are numbered through all of them."""
-        groups: list[CropGroup] = []
-        first = 0
-        for spec in self.specs:
-            crops = torch.arange(first, first + spec.n_crops, device=indices.device)
-            group = self._draw_group(spec, stream_keys(seed, epoch, indices, crops), sizes)
-            if groups and (groups[-1].size, groups[-1].interpolation) == (group.size, group.interpolation):
-                groups[-1] = groups[-1].joined(group)
-            else:
-                groups.append(group)
-            first += spec.n_crops
-        return tuple(groups)
 
-    def _draw_group(self, spec: CropSpec | CentreSpec, keys: Tensor, sizes: Tensor) -> CropGroup:
-        box, resized, offset = spec.place(keys, sizes)
-        numbers = torch.arange(_FIRST_FIELD, _FIRST_FIELD + _N_FIELDS, device=keys.device)
-        flip, angle, jitter, *factors, order, grey, blur, sigma, solarise = uniform(keys[..., None], numbers).unbind(-1)
-        own_jitter, own_blur = self.setting(spec, "jitter"), self.setting(spec, "blur")
-        factors = [low + (high - low) * u for (low, high), u in zip(own_jitter.ranges(), factors, strict=True)]
-        sigma_low, sigma_high = own_blur.sigma
-        return CropGroup(
-            size=spec.size,
-            box=box,
-            resized=resized,
-            offset=offset,
-            flip=flip < self.setting(spec, "flip"),
-            angle=(self.rotation_degrees * (2 * angle - 1)).float(),
-            jitter=jitter < own_jitter.p,
-            factors=torch.stack(factors, -1).float(),
-            jitter_order=_PERMUTATIONS.to(keys.device, non_blocking=True)[(24 * order).long()],
-            grey=grey < self.setting(spec, "grey"),
-            blur=blur < own_blur.p,
-            sigma=(sigma_low + (sigma_high - sigma_low) * sigma).float(),
-            solarise=solarise < self.setting(spec, "solarise"),
-            interpolation=spec.interpolation,
-        )
+@lru_cache(maxsize=64)
+def _kept_laws(recipe: Recipe) -> tuple[tuple[GroupLaw, ...], tuple[str, ...]]:
+    """What the recipe draws from, and the operations that it has on, in its order."""
+    on = recipe._operations()
+    laws = laws_of([(spec, partial(recipe.setting, spec)) for spec in recipe.specs])
+    return laws, tuple(name for name in recipe.order if name in on)

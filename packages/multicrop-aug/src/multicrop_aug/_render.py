@@ -1,11 +1,14 @@
 """Rendering: a backend obeys a plan."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ._check import check_places, check_rows, check_sizes
+from ._move import moved
+from ._numba import has_numba
 from ._packed import PackedImages, check_image
 from ._plan import CropPlan
 
@@ -29,9 +32,10 @@ def render(
     larger set, which is not copied. backend: "cpu"; "torch", any device; "triton", NVIDIA GPUs; "auto": the fastest
     for where the images are, to which the plan is moved. dtype: float32, bfloat16 or float16, rounded once, at the end.
 
-    On a GPU nothing waits for the device if the plan was drawn there (`draw` with indices there), so a plan or rows
-    that live there are not looked at: a box that does not fit its image, or a row that there is not, gives a crop of
-    NaN. Elsewhere both raise ValueError, as do images of another kind.
+    On a GPU nothing waits for the device. Draw the plan on the CPU: it is checked there, and crosses with rows that are
+    on the CPU in one copy. A plan or rows that are on the GPU already are not looked at: a box that does not fit its
+    image, or a row that there is not, gives a crop of NaN. On the CPU both raise ValueError, as do images of another
+    kind.
     """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; there is {list(BACKENDS)}")
@@ -40,19 +44,26 @@ def render(
     batch = _checked(images)
     device = _device_of(batch, plan)
     backend = _fastest(device) if backend == "auto" else backend
-    _check_sizes(batch, plan, rows)
+    check_rows(len(batch), plan, rows)
+    check_sizes(batch, plan, rows)
     if backend == "cpu":
-        from ._cpu import render_cpu
-
-        return render_cpu(batch, plan, rows, dtype, memory_format)
+        return _cpu_backend()(batch, plan, rows, dtype, memory_format)
+    check_places(plan)
     batch = PackedImages.pack(batch) if isinstance(batch, list) else batch
-    rows = rows if rows is None else rows.to(device, non_blocking=True)
-    plan = plan if plan.sizes.device == device else plan.to(device)
+    plan, rows = _sent(plan, rows, device)
     if backend == "triton":
         from ._triton import render_triton as render_there
     else:
         from ._torch import render_torch as render_there
     return render_there(batch, plan, rows, dtype, memory_format)
+
+
+def _cpu_backend() -> Callable[..., list[Tensor]]:
+    if not has_numba():
+        raise ImportError("the cpu backend needs numba, which cannot be imported here: install it, or backend='torch'")
+    from ._cpu import render_cpu
+
+    return render_cpu
 
 
 def _checked(images: Images) -> Tensor | PackedImages | list[Tensor]:
@@ -81,37 +92,16 @@ def _device_of(images: Tensor | PackedImages | list[Tensor], plan: CropPlan) -> 
     return images.device
 
 
+def _sent(plan: CropPlan, rows: Tensor | None, device: torch.device) -> tuple[CropPlan, Tensor | None]:
+    """Plan and rows on the device; those on the CPU share one copy."""
+    tensors = plan.tensors()
+    if rows is None:
+        return plan.with_tensors(moved(tensors, device, non_blocking=True)), None
+    *tensors, rows = moved([*tensors, rows], device, non_blocking=True)
+    return plan.with_tensors(tensors), rows
+
+
 def _fastest(device: torch.device) -> str:
     if device.type == "cpu":
-        return "cpu"
+        return "cpu" if has_numba() else "torch"
     return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") else "torch"
-
-
-def _check_sizes(images: Tensor | PackedImages | list[Tensor], plan: CropPlan, rows: Tensor | None) -> None:
-    """What can be known of the sizes without waiting for a device."""
-    n_images = len(plan.sizes)
-    if rows is not None:
-        if rows.shape != (n_images,) or rows.dtype != torch.int64:
-            raise ValueError(
-                f"rows must be ({n_images},) int64, one an image of the plan, got {tuple(rows.shape)} {rows.dtype}"
-            )
-        if rows.device.type == "cpu" and n_images and not 0 <= int(rows.amin()) <= int(rows.amax()) < len(images):
-            raise ValueError(f"rows must be in [0, {len(images)}), got {rows.amin().item()} to {rows.amax().item()}")
-    elif len(images) != n_images:
-        raise ValueError(
-            f"the plan was drawn for {n_images} images, not of {len(images)}: draw it for sizes of these images"
-        )
-    if plan.sizes.device.type != "cpu" or (rows is not None and rows.device.type != "cpu"):
-        return
-    if isinstance(images, Tensor):
-        sizes = torch.tensor(images.shape[-2:]).expand(n_images, 2)
-    else:
-        if isinstance(images, PackedImages):
-            sizes = images.sizes
-        else:
-            sizes = torch.tensor([image.shape[-2:] for image in images], dtype=torch.int64).view(-1, 2)
-        sizes = sizes if rows is None else sizes[rows]
-    if not torch.equal(sizes, plan.sizes):
-        raise ValueError(
-            "the plan was drawn for images of other sizes than those given: pass sizes=(height, width) of these to draw"
-        )

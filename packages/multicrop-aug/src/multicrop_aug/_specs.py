@@ -2,16 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ._distortions import Blur, Jitter, check_probability, keep_tuples
-from ._keys import exp, uniform
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-
-_TRIES = 10  # torchvision's RandomResizedCrop.get_params
-_AREA, _RATIO, _TOP, _LEFT = (i * _TRIES for i in range(4))  # first number of ten random fields
 
 
 @dataclass(frozen=True)
@@ -47,36 +40,6 @@ class CropSpec:
             if (p := getattr(self, name)) is not None:
                 check_probability(name, p)
 
-    def place(self, keys: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Box (n, B, 4), resized (n, B, 2) and offset (n, B, 2), int32, for streams `keys` (n, B) and `sizes` (B, 2).
-
-        Ten tries as in torchvision's get_params, the first that fits is taken, else the largest central box of an
-        allowed ratio. The arithmetic is float64, each operation correctly rounded, so devices agree to the bit.
-        """
-        tries = torch.arange(_TRIES, device=keys.device)[:, None, None]
-        height, width = sizes.double().unbind(-1)  # (B,)
-        low, high = torch.tensor(self.ratio, dtype=torch.float64).log().tolist()
-        area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * uniform(keys, tries + _AREA))
-        aspect = exp(low + (high - low) * uniform(keys, tries + _RATIO))
-        w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()  # (tries, n, B), half to even
-        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-
-        first = fits.byte().argmax(0, keepdim=True)  # (1, n, B)
-        h, w = h.gather(0, first)[0], w.gather(0, first)[0]
-        top = ((height - h + 1) * uniform(keys, first[0] + _TOP)).floor()
-        left = ((width - w + 1) * uniform(keys, first[0] + _LEFT)).floor()
-
-        # a GPU would divide by a Python number as a product with its reciprocal, which rounds twice
-        tallest = (width / torch.full_like(width, self.ratio[0])).round().clamp(min=1)
-        whole_h = torch.where(width / height < self.ratio[0], tallest, height)
-        whole_w = torch.where(width / height > self.ratio[1], (height * self.ratio[1]).round().clamp(min=1), width)
-        central = torch.stack(
-            ((height - whole_h).div(2).floor(), (width - whole_w).div(2).floor(), whole_h, whole_w), -1
-        )
-        box = torch.where(fits.any(0)[..., None], torch.stack((top, left, h, w), -1), central).int()
-        resized = torch.full_like(box[..., :2], self.size)
-        return box, resized, torch.zeros_like(resized)
-
 
 @dataclass(frozen=True)
 class CentreSpec:
@@ -96,15 +59,6 @@ class CentreSpec:
             raise ValueError(f"resize must be at least size (>= 1), got size {self.size} and resize {self.resize}")
         if self.n_crops != 1:
             raise ValueError(f"an image has one centre crop, got n_crops={self.n_crops}: use CropSpec for random ones")
-
-    def place(self, keys: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As CropSpec.place; the same for every key."""
-        sizes = sizes.to(torch.int64)
-        resized = self.resize * sizes // sizes.amin(-1, keepdim=True)
-        offset = ((resized - self.size) / 2).round()  # half to even, as Python's round
-        box = torch.cat((torch.zeros_like(sizes), sizes), -1)
-        box, resized, offset = (t.int().expand(*keys.shape, -1).contiguous() for t in (box, resized, offset))
-        return box, resized, offset
 
 
 def _check_interpolation(name: str) -> None:

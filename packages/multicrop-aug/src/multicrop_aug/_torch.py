@@ -1,6 +1,6 @@
 """The `torch` backend: plain batched operations on any device; flags are masks, and nothing waits for the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -86,18 +86,28 @@ def _cut(source: Tensor, block: CropGroup) -> Tensor:
 def _finished(x: Tensor, block: CropGroup, plan: CropPlan) -> Tensor:
     """Everything after the flip, which was done with the cut: it commutes with all but rotation."""
     for operation in plan.order:
-        if operation == "rotation":
-            turned = turn(x, turns(block.angle, block.flip, plan.order))
-            x = torch.where((block.angle != 0)[:, None, None, None], turned, x)
-        elif operation == "jitter":
-            neutral = (torch.arange(4, device=x.device) != HUE).float()
-            x = jitter(x, torch.where(block.jitter[:, None], block.factors, neutral), block.jitter_order)
-        elif operation == "grey":
-            grey_(x, block.grey)
-        elif operation == "blur":
-            blur_(x, block.sigma, block.blur)
-        elif operation == "solarise":
-            solarise_(x, block.solarise, plan.solarise_threshold)
+        if operation != "flip":
+            x = _APPLY[operation](x, block, plan)
     for channel, mean, std in zip(x.unbind(1), plan.mean, plan.std, strict=True):
         channel.sub_(mean).div_(std)
     return x
+
+
+def _rotate(x: Tensor, block: CropGroup, plan: CropPlan) -> Tensor:
+    turned = turn(x, turns(block.angle, block.flip, plan.order))
+    return torch.where((block.angle != 0)[:, None, None, None], turned, x)
+
+
+def _jitter(x: Tensor, block: CropGroup, plan: CropPlan) -> Tensor:
+    neutral = (torch.arange(4, device=x.device) != HUE).float()
+    return jitter(x, torch.where(block.jitter[:, None], block.factors, neutral), block.jitter_order)
+
+
+# each: crops (N, 3, S, S) in [0, 1], their part of the plan, the plan -> crops; it may write to those that it is given
+_APPLY: dict[str, Callable[[Tensor, CropGroup, CropPlan], Tensor]] = {
+    "rotation": _rotate,
+    "jitter": _jitter,
+    "grey": lambda x, block, plan: grey_(x, block.grey),
+    "blur": lambda x, block, plan: blur_(x, block.sigma, block.blur),
+    "solarise": lambda x, block, plan: solarise_(x, block.solarise, plan.solarise_threshold),
+}

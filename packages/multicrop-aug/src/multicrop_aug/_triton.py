@@ -10,7 +10,7 @@ from torch import Tensor
 from ._geometry import turns
 from ._packed import PackedImages
 from ._plan import CropGroup, CropPlan
-from ._triton_kernel import DIGITS, NO_OPERATION, render_crops
+from ._triton_kernel import NO_OPERATION, order_of, render_crops
 
 
 def render_triton(
@@ -64,17 +64,16 @@ def _render_group(
         pixels, places, n_set = images, plan.sizes, len(images)
         stride_n, stride_c, stride_y, stride_x = images.stride()
         layout = (*images.shape[-2:], stride_n, stride_y, stride_x)
-    bools = {name: getattr(flat, name).view(torch.uint8) for name in ("flip", "jitter", "grey", "blur", "solarise")}
+    tensors = replace(flat, angle=turn).tensors().values()  # in the order of the kernel's parameters
+    drawn = [t.view(torch.uint8) if t.dtype == torch.bool else t for t in tensors]
     for operations, blurred in zip(launches, (False, True), strict=False):
-        number = sum(DIGITS[operation] << 3 * k for k, operation in enumerate(operations))
         render_crops[(n,)](
             pixels, places, places if rows is None else rows, n_images, n_set, *layout,
-            flat.box, flat.resized, flat.offset, bools["flip"], turn, bools["jitter"], flat.factors,
-            flat.jitter_order, bools["grey"], bools["blur"], flat.sigma, bools["solarise"], plan.solarise_threshold,
-            out, *out.stride()[1:], scratch, *plan.mean, *plan.std,
-            STRIDE_C=stride_c, SIZE=size, ORDER=number, N_BEFORE=NO_OPERATION.value if blurred else n_before,
-            ROTATION_AT=_place("rotation", operations), JITTER_AT=_place("jitter", operations), BLURRED=blurred,
-            CUBIC=group.interpolation == "bicubic", PACKED=isinstance(images, PackedImages), INDEXED=rows is not None,
+            *drawn, plan.solarise_threshold, out, *out.stride()[1:], scratch, *plan.mean, *plan.std,
+            STRIDE_C=stride_c, SIZE=size, ORDER=order_of(operations),
+            N_BEFORE=NO_OPERATION.value if blurred else n_before, ROTATION_AT=_place("rotation", operations),
+            JITTER_AT=_place("jitter", operations), BLURRED=blurred, CUBIC=group.interpolation == "bicubic",
+            PACKED=isinstance(images, PackedImages), INDEXED=rows is not None,
             **tile_of(size, blurred=blurred),
         )  # fmt: skip
     return views

@@ -14,13 +14,24 @@ a scratch in float32, the second launch goes on from it and returns at once for 
 import triton
 import triton.language as tl
 
+from ._operations import NUMBER_OF, OPERATIONS
 from ._triton_pixels import _round, blend, blurred_tile, luma, resized_tile, shift_hue, turned_blurred_tile
 
-# operations as digits of a base-8 number, the first one lowest; a flip is part of the cut, a blur parts the launches
-DIGITS = {"rotation": 1, "jitter": 2, "grey": 3, "solarise": 4}
-ROTATION, JITTER, GREY, SOLARISE = (tl.constexpr(digit) for digit in DIGITS.values())
-NO_OPERATION = tl.constexpr(6)  # all six of them are live
+ROTATION, JITTER, GREY, SOLARISE = (
+    tl.constexpr(NUMBER_OF[name]) for name in ("rotation", "jitter", "grey", "solarise")
+)
+NO_OPERATION = tl.constexpr(len(OPERATIONS))  # all of them are live
 BRIGHTNESS, CONTRAST, SATURATION = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+
+assert len(OPERATIONS) <= 8, "a digit of ORDER has 3 bits: take more"
+
+
+def order_of(operations: list[str]) -> int:
+    """The kernel's ORDER: the numbers of the operations as digits of base 8, the first one lowest.
+
+    0, the flip's, stands for none: a flip is part of the cut. Nor is there a blur, which parts the launches.
+    """
+    return sum(NUMBER_OF[operation] << 3 * k for k, operation in enumerate(operations))
 
 
 @triton.jit
