@@ -8,6 +8,8 @@ import pytest
 import torch
 from indexed_images import open_images
 from PIL import Image
+from pretrain import sources
+from pretrain.cli import main
 from pretrain.clock import SECTIONS, Clock
 from pretrain.config import SwavSettings
 from pretrain.data import train_recipe
@@ -50,10 +52,32 @@ def test_the_same_crops_by_every_way(one_size: bool, tmp_path: Path) -> None:
             assert torch.equal(a, b), way
 
 
-def test_images_of_several_sizes_cannot_be_resident(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_resident_at_a_size_that_is_given(tmp_path: Path) -> None:
     spec = folder_of_photos(tmp_path / "photos", [(20, 24), (21, 24)])
-    with pytest.raises(BadInput, match=r"--resident on: .*take --resident auto"):
-        Source.of(open_images(spec), "on", CPU)
+    images = open_images(spec)
+    with pytest.raises(BadInput, match=r"--resident on: .*take --resident auto, or a size"):
+        Source.of(images, "on", CPU)
+    pixels = Source.of(images, "18", CPU).pixels
+    assert pixels is not None
+    assert torch.equal(pixels, images.resident(size=18))
+    assert pixels.shape == (2, 3, 18, 18)
+
+
+def test_a_resident_set_that_no_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = open_images(folder_of_photos(tmp_path / "photos", [(20, 24)] * 3))
+    monkeypatch.setattr(sources, "_free", lambda device: 1000)
+    with pytest.raises(BadInput, match=r"--resident 64: .* GiB of memory are needed, and 0.0 GiB are free; take a"):
+        Source.of(images, "64", CPU)
+
+
+def test_a_size_is_part_of_what_is_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec, out = folder_of_photos(tmp_path / "photos", [(20 + i, 24) for i in range(60)]), tmp_path / "run"
+    metrics = run(out, "--data", spec, "--val", "shapes:n_val=20", "--resident", "16", "--max-steps", "2")
+    assert metrics[-1]["final"]
+    assert main(["resume", str(out), "--resident", "auto"]) == 2
+    assert "the run began with --resident 16" in capsys.readouterr().err
+    assert main(["odc", "--resident", "4"]) == 2
+    assert "a size from 8 to 4096 pixels" in capsys.readouterr().err
 
 
 def test_a_section_inside_another_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pretrain.cli import main
 from pretrain.methods.swav import Swav
-from small_run import SMALL_RUNS, SMALL_SWAV, lines
+from small_run import SMALL_RUNS, SMALL_SWAV, lines, weights
 from torch import Tensor, nn
 
 
@@ -64,3 +64,15 @@ def test_an_error_that_is_no_bad_number_is_not_taken_for_one(
     trace.unlink()
     with pytest.raises(ValueError, match="another shape"):
         main([*arguments, str(tmp_path / "b"), "--traceback"])
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_computes_the_same(tmp_path: Path) -> None:
+    """torch.compile fuses operations, so sums are rounded otherwise; names in files stay as they are."""
+    common = ["odc", *SMALL_RUNS["odc"], "--knn-every", "0", "--max-steps", "3", "--quiet", "--out"]
+    losses = {}
+    for compiled in ("off", "on"):
+        assert main([*common, str(tmp_path / compiled), "--compile", compiled]) == 0
+        losses[compiled] = [line["loss"] for line in lines(tmp_path / compiled) if "loss" in line]
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
+    assert weights(tmp_path / "on").keys() == weights(tmp_path / "off").keys()

@@ -110,6 +110,29 @@ def test_each_step_equals_that_of_one_process(method: str, tmp_path: Path) -> No
         shutil.rmtree(two)
 
 
+@pytest.mark.slow
+def test_batch_statistics_of_groups_of_ranks(tmp_path: Path) -> None:
+    """Groups of one rank are no synchronisation, groups of all are the default, and what does not divide is refused."""
+    losses = {}
+    for name, more in {
+        "of one": ["--sync-bn-group", "1"],
+        "none": ["--no-sync-bn"],
+        "of all": ["--sync-bn-group", "8"],
+        "default": [],
+    }.items():
+        arguments = ["odc", *SMALL, "--max-steps", "3", "--knn-every", "0", *more, "--out", str(tmp_path / name)]
+        done = forked_ranks(2, lambda do=arguments: main(do), tmp_path / "said")
+        assert done.codes == [0, 0], done.errors
+        losses[name] = [line["loss"] for line in lines(tmp_path / name) if "loss" in line]
+    assert losses["of one"] == pytest.approx(losses["none"], rel=1e-5)  # by our batch norm and by torch's
+    assert losses["of one"] != pytest.approx(losses["default"], rel=1e-3)
+    assert losses["of all"] == losses["default"]
+    arguments = ["odc", *SMALL, "--sync-bn-group", "2", "--out", str(tmp_path / "refused")]
+    done = forked_ranks(3, lambda: main(arguments), tmp_path / "said")
+    assert done.codes == [2, 2, 2]
+    assert "--sync-bn-group 2 does not divide 3 processes" in done.errors[0]
+
+
 def test_a_rank_needs_two_images(tmp_path: Path) -> None:
     done = forked_ranks(2, lambda: main(["odc", *SMALL, "--batch", "3", "--out", str(tmp_path / "run")]), tmp_path)
     assert done.codes == [2, 2]
