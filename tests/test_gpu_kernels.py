@@ -1,15 +1,14 @@
 """Every Triton kernel of the project compiles for GPUs that need not be here, and spills no registers.
 
-Arguments and launch parameters are those of the product's own code, caught as it launches. What a kernel takes of a GPU is
-printed, as a table, by `python tests/test_gpu_kernels.py`; benchmarks/records/ has one."""
+Arguments and launch parameters are those of the product's own code, caught as it launches. What a kernel takes of a GPU
+is printed, as a table, by `python tests/test_gpu_kernels.py`; benchmarks/records/ has one."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from gpu_kernels import CAPABILITIES, Launch, Pointer, compiled, launches_of
+from gpu_kernels import CAPABILITIES, Launch, Pointer, Usage, compiled, launches_of
 
 MOST_SPILLED = 16  # bytes a thread
 
@@ -50,7 +49,7 @@ def nearest_launches(dim: int) -> list[Launch]:
     return launches_of(lambda: nearest(empty(4096, dim), empty(3000, dim), empty(3000), -2.0))
 
 
-# of SwAV's, ODC's and other recipes: digits of the order (see DIGITS of the kernel), and where rotation and jitter stand
+# of the recipes: the order as digits (DIGITS of the kernel), and where rotation and jitter stand in it
 PLAIN = {"ORDER": 0, "N_BEFORE": 6, "ROTATION_AT": 6, "JITTER_AT": 6, "BLURRED": False}
 SWAV = {**PLAIN, "ORDER": 2 + 3 * 8, "N_BEFORE": 2, "JITTER_AT": 0}
 ODC = {**PLAIN, "ORDER": 1 + 2 * 8 + 3 * 64, "ROTATION_AT": 0, "JITTER_AT": 1}
@@ -85,14 +84,12 @@ def crop_launch(size: int, operations: dict[str, Any], packed: bool, dtype: str 
     return Launch(render_crops, arguments, warps)
 
 
-def check(launch: Launch, capability: int) -> tuple[str, ...]:
-    """A line of the table; fails where registers spill."""
+def check(launch: Launch, capability: int) -> Usage:
+    """Fails where registers spill."""
     usage = compiled(launch, capability)
     names = {name: value for name, value in launch.arguments.items() if name.isupper()}
     assert usage.spilled <= MOST_SPILLED, f"{launch.kernel.__name__} sm_{capability} {names} {launch.options}: {usage}"
-    flags = " ".join(f"{name}={int(value)}" for name, value in names.items())
-    figures = (usage.warps, usage.registers, usage.spilled, usage.shared, usage.wide)
-    return (f"sm_{capability}", launch.kernel.__name__, flags, *map(str, figures))
+    return usage
 
 
 def grid(kernels: str) -> Iterator[tuple[str, Launch]]:
@@ -101,8 +98,7 @@ def grid(kernels: str) -> Iterator[tuple[str, Launch]]:
         for k in PROTOTYPES:
             for dtype in (torch.float32, torch.bfloat16):
                 for transport in (False, True):
-                    for launch in sinkhorn_launches(k, dtype, transport):
-                        yield f"K = {k}, {str(dtype)[6:]}", launch
+                    yield from ((f"K = {k}", launch) for launch in sinkhorn_launches(k, dtype, transport))
     elif kernels == "nearest":
         for dim in DIMENSIONS:
             yield from ((f"D = {dim}", launch) for launch in nearest_launches(dim))
@@ -142,13 +138,21 @@ def test_crop_kernel(size: int, operations: dict[str, Any]) -> None:
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("kernels", ["sinkhorn", "nearest", "crops"])
 def test_every_kernel_at_every_size(kernels: str, capability: int) -> None:
-    for size, launch in grid(kernels):
-        print("|", " | ".join((size, *check(launch, capability))), "|")
+    for _, launch in grid(kernels):
+        check(launch, capability)
 
 
 if __name__ == "__main__":
-    print("| size | for | kernel | constants | warps | registers | bytes spilled | shared memory | loads of 16 bytes |")
-    print("| --- " * 9 + "|")
-    for test in ("sinkhorn", "nearest", "crops"):
-        for capability in CAPABILITIES:
-            partial(test_every_kernel_at_every_size, test, capability)()
+    print("The most that any variant of a kernel takes (dtypes, first and later iterations, orders of operations).\n")
+    print("| kernel | size | warps |", *(f"registers, bytes spilled, shared on sm_{c} |" for c in CAPABILITIES))
+    print("| --- " * 5 + "|")
+    for kernels in ("sinkhorn", "nearest", "crops"):
+        rows: dict[tuple[str, str], list[Launch]] = {}
+        for size, launch in grid(kernels):
+            rows.setdefault((launch.kernel.__name__, size), []).append(launch)
+        for name, variants in rows.items():
+            usages = [[check(launch, capability) for launch in variants] for capability in CAPABILITIES]
+            warps = "/".join(str(n) for n in sorted({usage.warps for usage in usages[0]}))
+            figures = (zip(*((u.registers, u.spilled, u.shared) for u in found), strict=True) for found in usages)
+            most = (", ".join(str(max(values)) for values in three) for three in figures)
+            print("|", " | ".join((*name, warps, *most)), "|")

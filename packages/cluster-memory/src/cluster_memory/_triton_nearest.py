@@ -51,8 +51,8 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """min and first argmin over k of bias_k + alpha x.c_k: (B,) float32 and (B,) int64.
 
-    rows (B, D), centroids (K, D), bias (K,): float32, contiguous, one device. tiles: powers of two, at least 16; by default
-    those for this D."""
+    rows (B, D), centroids (K, D), bias (K,): float32, contiguous, one device. tiles: powers of two, at least 16; by
+    default those for this D."""
     n, dim = rows.shape
     align = math.gcd(16, dim)
     best = torch.empty(n, device=rows.device)

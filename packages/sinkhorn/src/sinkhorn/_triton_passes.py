@@ -13,7 +13,6 @@ from torch import Tensor
 from sinkhorn import _triton_kernels as kernels
 from sinkhorn._passes import Problem
 
-
 # Rows of one program of `wide_column_sums`, and columns it reads at a time.
 ROWS, WIDE_BLOCK = 16, 256
 
@@ -48,7 +47,8 @@ class TritonPasses:
         log = first or p.log_columns
         if log_u is not None:
             self._set_potentials(log_u)
-        wide = is_wide(self.block, log)
+        aligns = [alignment(self.k, part.stride(0)) for part in self.parts]
+        wide = is_wide(self.block, log, min(aligns))
         programs = [triton.cdiv(len(part), ROWS) if wide else min(len(part), self.resident) for part in self.parts]
         sums, peaks = self._partial(log, max(1, sum(programs)))
         row = 0
@@ -59,8 +59,7 @@ class TritonPasses:
                     part, weights, self.potentials, sums[row:], peaks[row:], len(part), self.k, part.stride(0),
                     1 / p.epsilon,
                 )  # fmt: skip
-                flags = {"FIRST": first, "LOG": log, "WEIGHTED": p.weights is not None}
-                flags["ALIGN"] = alignment(self.k, part.stride(0))
+                flags = {"FIRST": first, "LOG": log, "WEIGHTED": p.weights is not None, "ALIGN": aligns[i]}
                 if wide:
                     kernels.wide_column_sums[(count,)](*arguments, **flags, ROWS=ROWS, BLOCK=WIDE_BLOCK, num_warps=8)
                 else:
@@ -117,11 +116,12 @@ def warps_of(block: int) -> int:
     return min(max(block // 512, 4), 16)
 
 
-def is_wide(block: int, log: bool) -> bool:
+def is_wide(block: int, log: bool, align: int) -> bool:
     """Whether rows of `block` entries, a power of two, are too long to stay in registers beside the column sums.
 
-    Found by compiling: logarithms, with their peaks, spill registers from 8192 entries on, plain sums from 16384 on."""
-    return block > (4096 if log else 8192)
+    Found by compiling: plain sums spill registers from 16384 entries on, logarithms, which have peaks too, from 8192,
+    or 4096 where an entry is loaded at a time."""
+    return block > (8192 if not log else 4096 if align % 4 == 0 else 2048)
 
 
 def _multiprocessors(device: torch.device) -> int:
