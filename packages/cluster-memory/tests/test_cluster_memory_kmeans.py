@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from cluster_memory import KMeans, _kmeans
+from cluster_memory import KMeans, NotFinite, _kmeans
 from cluster_memory._nearest import first_argmin
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,7 +186,7 @@ def test_bad_input_is_named() -> None:
     x = blobs(100, 3)
     x[17, 1] = torch.nan
     x[55, 0] = torch.inf
-    with pytest.raises(ValueError, match=r"\[17, 55\]"):
+    with pytest.raises(NotFinite, match=r"\[17, 55\]"):
         KMeans(5).fit(x)
     with pytest.raises(ValueError, match="use k <= 4"):
         KMeans(5).fit(torch.zeros(4, 3))
@@ -196,6 +196,8 @@ def test_bad_input_is_named() -> None:
         KMeans(5).fit(np.zeros((9, 3), dtype=np.int64))
     with pytest.raises(ValueError, match="metric must be one of"):
         KMeans(5, metric="l1")  # type: ignore[arg-type]
+    with pytest.raises(NotFinite, match="init must be finite"):
+        KMeans(2, init=torch.full((2, 3), torch.inf))
     with pytest.raises(ValueError, match="n_init=1"):
         KMeans(5, init=torch.zeros(5, 3), n_init=2)
     with pytest.raises(ValueError, match="one length"):

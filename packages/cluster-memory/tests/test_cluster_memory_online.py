@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from cluster_memory import KMeans, OnlineClusters
+from cluster_memory import KMeans, NotFinite, OnlineClusters
 from cluster_memory._two_means import cut_in_two, uniforms
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -310,7 +310,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="expected indices"):
         memory.update(torch.tensor([1]), torch.ones(1, 3))
     before = memory.bank.clone()
-    with pytest.raises(ValueError, match=r"samples \[3\]"):
+    with pytest.raises(NotFinite, match=r"samples \[3\]"):
         memory.update(torch.tensor([1, 3]), torch.tensor([[1, 1], [1, torch.nan]]))
     assert torch.equal(memory.bank, before)
 

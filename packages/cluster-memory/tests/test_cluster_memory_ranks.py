@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from cluster_memory import KMeans, OnlineClusters
+from cluster_memory import KMeans, NotFinite, OnlineClusters
 
 
 def data() -> torch.Tensor:
@@ -50,7 +50,7 @@ def worker(rank: int, folder: str) -> None:
     x = data()
     torch.save({"kmeans": fit(x[part], group), "online": online(group, rank)}, f"{folder}/{rank}.pt")
     x[200, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"\[200\]"):
+    with pytest.raises(NotFinite, match=r"\[200\]"):
         KMeans(5, group=group).fit(x[part])
     with pytest.raises(ValueError, match="use k <= 401"):
         KMeans(500, group=group).fit(data()[part])

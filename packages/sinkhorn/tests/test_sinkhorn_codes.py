@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sinkhorn import sinkhorn_knopp
+from sinkhorn import NotFinite, sinkhorn_knopp
 from torch import Tensor
 
 
@@ -154,9 +154,9 @@ def test_float32_inside_autocast() -> None:
 def test_errors_name_what_is_wrong() -> None:
     scores = cosines(30, 20)
     scores[3, 4], scores[17, 0] = torch.nan, -torch.inf
-    with pytest.raises(ValueError, match=r"rows \[3, 17\] of scores"):
+    with pytest.raises(NotFinite, match=r"rows \[3, 17\] of scores"):
         sinkhorn_knopp(scores)
-    with pytest.raises(ValueError, match=r"infinity in rows \[3, 17\] of extra"):
+    with pytest.raises(NotFinite, match=r"infinity in rows \[3, 17\] of extra"):
         sinkhorn_knopp(cosines(5, 20), extra=scores)
     for wrong in (torch.zeros(3), torch.zeros(3, 4, dtype=torch.int64), torch.zeros(3, 0)):
         with pytest.raises(ValueError, match=r"scores must be a float \(B, K\)"):

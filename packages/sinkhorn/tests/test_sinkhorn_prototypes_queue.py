@@ -1,3 +1,6 @@
+import copy
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sinkhorn import EmbeddingQueue, Prototypes
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def normal(*size: int, seed: int = 0) -> Tensor:
@@ -117,6 +121,40 @@ def test_queue_resumes_and_keeps_float32_without_gradient() -> None:
     assert other.is_full
     assert other.embeddings.dtype == torch.float32
     assert torch.equal(queue.embeddings, other.embeddings)
+
+
+def test_the_fill_count_is_known_on_the_host() -> None:
+    """Reading it from a GPU would be to wait; it is read again only where someone else wrote it."""
+    queue, read = EmbeddingQueue(2, 10, 3), Counter()
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            read[func.__name__] += 1
+            return func(*args, **(kwargs or {}))
+
+    def step() -> bool:
+        queue.push(normal(2, 4, 3))
+        return queue.local().shape[1] == queue.valid().shape[1] == int(queue.n_valid)
+
+    step()
+    with Reads():
+        queue.push(normal(2, 4, 3))
+        assert not queue.is_full
+        assert queue.local().shape == queue.valid().shape == (2, 8, 3)
+    assert read["_local_scalar_dense.default"] == 0
+    assert read["cat.default"] == 1  # the watch sees what is done
+    assert list(queue.state_dict()) == ["embeddings", "n_valid"]
+    empty = EmbeddingQueue(2, 10, 3).state_dict()
+    for written in (
+        lambda: queue.load_state_dict(empty),
+        lambda: queue.n_valid.fill_(0),
+        lambda: queue.register_buffer("n_valid", torch.zeros((), dtype=torch.int64)),
+    ):
+        assert step()
+        written()
+        assert queue.valid().shape == (2, 0, 3)
+    assert copy.deepcopy(queue).valid().shape == (2, 0, 3)
+    assert step()
 
 
 def test_queue_names_what_is_wrong() -> None:

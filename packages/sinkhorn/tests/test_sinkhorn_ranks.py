@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from sinkhorn import EmbeddingQueue, Prototypes, Transport, optimal_transport, sinkhorn_knopp
+from sinkhorn import EmbeddingQueue, NotFinite, Prototypes, Transport, optimal_transport, sinkhorn_knopp
 from torch import Tensor
 
 EPSILONS = (0.05, 0.01)  # one for each way of computing
@@ -63,7 +63,7 @@ def worker(rank: int, folder: str) -> None:
     torch.save(found, f"{folder}/{rank}.pt")
     poisoned = scores.clone()
     poisoned[2] = torch.nan
-    with pytest.raises(ValueError, match=("rows of another rank", r"rows \[2\] of scores")[rank]):
+    with pytest.raises(NotFinite, match=("rows of another rank", r"rows \[2\] of scores")[rank]):
         sinkhorn_knopp(poisoned if rank else scores, group=group)
     weights = torch.ones(16).index_fill_(0, torch.tensor([3]), -1.0 if rank else 1.0)
     with pytest.raises(ValueError, match=(r"rows \[\] of this rank", r"rows \[3\] of this rank")[rank]):

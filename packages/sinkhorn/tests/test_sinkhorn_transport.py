@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sinkhorn import optimal_transport, sinkhorn_knopp
+from sinkhorn import NotFinite, optimal_transport, sinkhorn_knopp
 from torch import Tensor
 
 INF = math.inf
@@ -230,7 +230,7 @@ def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match=r"start must be a float \(4,\)"):
         optimal_transport(scores, start=torch.zeros(6))
     for wrong in (math.nan, INF, -INF):
-        with pytest.raises(ValueError, match="start must be finite"):
+        with pytest.raises(NotFinite, match="start must be finite"):
             optimal_transport(scores, start=torch.tensor([0, 0, 0, wrong]))
     for rho in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="rho"):

@@ -9,6 +9,7 @@ print(cluster_stats(memory.assignments, k=1000).effective_clusters)
 
 from cluster_memory._balance import balanced_indices
 from cluster_memory._bank import EpochBank
+from cluster_memory._errors import NotFinite
 from cluster_memory._kmeans import KMeans, KMeansResult
 from cluster_memory._online import OnlineClusters
 from cluster_memory._pca import PCAWhitening
@@ -19,6 +20,7 @@ __all__ = [
     "EpochBank",
     "KMeans",
     "KMeansResult",
+    "NotFinite",
     "OnlineClusters",
     "PCAWhitening",
     "balanced_indices",

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cluster_memory import _device
 from cluster_memory._crew import Crew
 from cluster_memory._nearest import Columns, Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
 from cluster_memory._screen import Coarse, Screened, coarse_dtype, is_worth_it
+from cluster_memory._sums import add_rows, segment_sums
 
 # Up to so many numbers, rows in memory are copied into the layout that the float32 product takes fastest.
 _FEW = 2**24
@@ -99,7 +101,7 @@ class Assignment:
             self.distance[part], self.labels[part] = distance, index
             if wants_sums:
                 self._crew.run(partial(sums.add, index, entered))
-        anywhere = self._ranks.sum(torch.tensor(int(changed), device=self._rows.device))
+        anywhere = self._ranks.sum(torch.full((), int(changed), device=self._rows.device))
         return bool(anywhere), self._ranks.sum(sums.total())
 
     def _among_all(self, nearest: Nearest | Screened) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
@@ -174,7 +176,7 @@ class LabelSums:
 
     def add(self, labels: Tensor, rows: Tensor) -> None:
         """labels (B,) int64, rows (B, D) float32."""
-        if rows.is_cuda:  # index_add_ races there
+        if _device.on_gpu(rows.device):
             self._sums += segment_sums(labels, rows.double(), len(self._sums))
             return
         limit = max(1024, 64 * len(self._sums))
@@ -190,17 +192,3 @@ class LabelSums:
         self._few.zero_()
         self._n_few = 0
         return self._sums
-
-
-def segment_sums(labels: Tensor, rows: Tensor, k: int) -> Tensor:
-    """Sums (K, D) of rows (B, D) by label, each added in the order of the rows."""
-    order, lengths = labels.argsort(stable=True), torch.bincount(labels, minlength=k)
-    return torch.segment_reduce(rows[order], "sum", lengths=lengths, axis=0)
-
-
-def add_rows(sums: Tensor, index: Tensor, rows: Tensor) -> None:
-    """sums[index] += rows in place, repeatably, for few rows: index_add_ races on a GPU, index_put_ sorts there."""
-    if sums.is_cuda:
-        sums.index_put_((index,), rows, accumulate=True)
-    else:
-        sums.index_add_(0, index, rows)

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster_memory._assign import Assignment, block_rows, fused_loops, nearest_of
-from cluster_memory._assign import add_rows as add_rows  # _online imports it from here
-from cluster_memory._faiss import iterate
+from cluster_memory._errors import NotFinite
+from cluster_memory._faiss import Engine, iterate
 from cluster_memory._kmeans_init import plus_plus_rows, random_rows
 from cluster_memory._kmeans_repair import fill_clusters, split_clusters
 from cluster_memory._nearest import Columns, Nearest
@@ -31,7 +31,8 @@ class KMeansResult:
     inertia: sum of squared distances to the own centroid, or of 1 - cosine.
     inertia_per_iter: the same before each update of the centroids; shorter than n_iters if nothing changed any more.
     n_repaired: how many times an empty cluster was filled. n_iter: how many times the centroids were updated.
-    rechecked: share of rows, over all assignments, that a coarse product did not decide alone; 0 where none is used."""
+    rechecked: share of rows, over all assignments, that a coarse product did not decide alone; 0 where none is used.
+    engine: what updated the centroids: "torch", "faiss-cpu" or "faiss-gpu"."""
 
     centroids: Tensor
     assignments: Tensor
@@ -41,6 +42,7 @@ class KMeansResult:
     n_repaired: int
     n_iter: int
     rechecked: float
+    engine: Engine = "torch"
 
 
 class KMeans:
@@ -58,6 +60,8 @@ class KMeans:
     Memory besides x: 12 N bytes; N (D + 12) more for rows in memory on a CPU with int8 products, twice that with
     bfloat16 ones; without either, a float32 copy of x where that is below 64 MiB; up to 32 MiB of scratch a thread
     (1 GiB on a GPU), 28 K D bytes; never N x K.
+    backend: "auto" is torch; "faiss" leaves the iterations to faiss, on a GPU if x and faiss-gpu are there, and torch
+    assigns the rows at the end; the result says which it was (`engine`).
     Large arrays on a CPU are read by as many threads as torch has (`torch.get_num_threads()`), each of which keeps to
     one core; which is done first changes no bit. With numba installed, long fits use compiled loops: the same result,
     but for ties within rounding."""
@@ -83,8 +87,10 @@ class KMeans:
             raise ValueError("backend='faiss' knows no group: use backend='torch'")
         if not isinstance(init, Tensor):
             _one_of("init", init, ("random", "k-means++"))
-        elif init.ndim != 2 or len(init) != k or not init.isfinite().all():
-            raise ValueError(f"init must be finite and (K, D) with K = {k}, got {tuple(init.shape)}")
+        elif init.ndim != 2 or len(init) != k:
+            raise ValueError(f"init must be (K, D) with K = {k}, got {tuple(init.shape)}")
+        elif not init.isfinite().all():
+            raise NotFinite("init must be finite, got centroids with NaN or infinity: look at where they come from")
         elif n_init > 1:
             raise ValueError(f"given centroids leave nothing to draw: use n_init=1, got {n_init}")
         self.k, self.metric, self.n_iters, self.n_init, self.init = k, metric, n_iters, n_init, init
@@ -95,7 +101,8 @@ class KMeans:
         """Cluster the rows of x (N, D): a tensor on any device, an array, a memory map, a DLPack object, an object with
         `shape` and slices of rows, or a function that starts a pass over blocks (n_i, D); floats of any width.
 
-        Raises ValueError if N < k, or if a row is not finite (the first ones are named). Collective with `group`."""
+        Raises ValueError if N < k, and NotFinite if a row is not finite (the first ones are named). Collective with
+        `group`."""
         ranks = Ranks(self.group)
         rows = self._rows(x, ranks)
         if rows.n_total < self.k:
@@ -160,9 +167,9 @@ class KMeans:
         start = self._first(rows, frame, ranks, generator)
         if self.backend != "faiss":
             return self._lloyd(rows, frame, ranks, start, self.n_iters)
-        centroids, history = iterate(rows, frame, start, self.n_iters)
-        result = self._lloyd(rows, frame, ranks, centroids, 0)  # assigns, repairs and measures
-        return replace(result, inertia_per_iter=history, n_iter=len(history))
+        found = iterate(rows, frame, start, self.n_iters)
+        result = self._lloyd(rows, frame, ranks, found.centroids, 0)  # assigns, repairs and measures
+        return replace(result, inertia_per_iter=found.history, n_iter=len(found.history), engine=found.engine)
 
     def _lloyd(self, rows: Rows, frame: Frame, ranks: Ranks, centroids: Tensor, n_iters: int) -> KMeansResult:
         assigned = Assignment(rows, self.k, frame, ranks)

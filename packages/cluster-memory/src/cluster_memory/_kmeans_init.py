@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
+from cluster_memory._sums import running_sums
 
 
 def random_rows(rows: Rows, k: int, generator: torch.Generator) -> Tensor:
@@ -21,11 +22,12 @@ def plus_plus_rows(rows: Rows, frame: Frame, ranks: Ranks, k: int, generator: to
     chosen = [int(draws[0][0] * rows.n_total)]
     squared = torch.full((rows.n,), torch.inf, device=rows.device)
     for uniform, spare in draws[1:]:
-        centre = frame.enter(rows.take(torch.tensor(chosen[-1:], device=rows.device)))
+        centre = frame.enter(rows.take(torch.full((1,), chosen[-1], device=rows.device)))
         for part, block in rows:
             distance = (frame.enter(block) - centre).square_().sum(1)
             squared[part] = torch.minimum(squared[part], distance)
-        cumulative = squared.double().cumsum(0)
+        highest = squared.amax() if rows.n else squared.new_zeros(())
+        cumulative = running_sums(squared.double(), rows.n_total, ranks.max(highest))
         mine = cumulative[-1] if rows.n else cumulative.new_zeros(())
         totals = ranks.stack(mine)
         before = float(totals[: ranks.rank].sum())
@@ -34,10 +36,10 @@ def plus_plus_rows(rows: Rows, frame: Frame, ranks: Ranks, k: int, generator: to
             chosen.append(int(spare * rows.n_total))
             continue
         # the first row at which the running sum passes the target; a later rank's rows pass it too, so take the minimum
-        local = int(
-            torch.searchsorted(cumulative, torch.tensor(target - before, device=rows.device).double(), right=True)
-        )
-        found = torch.tensor(rows.first + local if local < rows.n else rows.n_total, device=rows.device)
+        exact = torch.float64 if cumulative.dtype == torch.int64 else torch.float32
+        point = torch.full((), target - before, dtype=exact, device=rows.device).to(cumulative.dtype)
+        local = int(torch.searchsorted(cumulative, point, right=True))
+        found = torch.full((), rows.first + local if local < rows.n else rows.n_total, device=rows.device)
         last = _last_positive(squared, rows)
         chosen.append(min(int(ranks.min(found)), int(ranks.max(last))))
     return torch.tensor(chosen, device=rows.device)
@@ -46,4 +48,4 @@ def plus_plus_rows(rows: Rows, frame: Frame, ranks: Ranks, k: int, generator: to
 def _last_positive(squared: Tensor, rows: Rows) -> Tensor:
     """Where rounding of the running sum could overshoot: the last row with any weight."""
     positive = squared.nonzero().flatten()
-    return (positive[-1] + rows.first) if len(positive) else torch.tensor(-1, device=rows.device)
+    return (positive[-1] + rows.first) if len(positive) else torch.full((), -1, device=rows.device)

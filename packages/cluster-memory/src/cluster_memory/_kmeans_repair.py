@@ -6,6 +6,7 @@ from torch import Tensor
 from cluster_memory._nearest import Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
+from cluster_memory._sums import add_rows
 
 # Two centroids this share of a radius either side of a mean cut its cluster along the plane through the mean.
 _NUDGE = 1 / 256
@@ -21,7 +22,8 @@ def split_clusters(
     empty = (counts == 0).nonzero().flatten()
     k = len(counts)
     inertia = torch.zeros(k, dtype=torch.float64, device=means.device)
-    ranks.sum(inertia.index_add_(0, labels, distance.double()))
+    add_rows(inertia, labels, distance.double())
+    ranks.sum(inertia)
     inertia[counts < 2] = 0
     donors = inertia.argsort(descending=True, stable=True)[: len(empty)]
     donors = donors[inertia[donors] > 0]

@@ -6,10 +6,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster_memory._kmeans import add_rows
+from cluster_memory import _device
+from cluster_memory._errors import NotFinite
 from cluster_memory._nearest import first_argmin
-from cluster_memory._ranks import Ranks
+from cluster_memory._ranks import Ranks, last_places
 from cluster_memory._samples import Samples, check_bank_dtype
+from cluster_memory._sums import add_rows
 from cluster_memory._two_means import cut_in_two
 
 _BLOCK_BYTES = 16 * 2**20  # of scores (rows x K) or features at once
@@ -43,9 +45,12 @@ class OnlineClusters(Samples):
     Drift: after U updates a sum is off by at most 2 U 2^-53 max|sum| (10^9 updates of clusters of 1000: 2e-4 of one
     row); rows have 24 bits, so in practice most additions are exact. A split computes its two sums afresh.
 
-    On a GPU, with group=None and a batch that is there, the host waits twice in a step that splits nothing: for the
-    check of the batch, and for whether a cluster is small; every 64th step brings the member lists up to date, and
-    waits a few times more. With a group it also waits for the lengths of the batches."""
+    On a GPU, with group=None, the host waits once in a step that splits nothing: `split_small_clusters` asks whether a
+    cluster is small and, in the same copy, whether the last batch was fine. `update` itself does not wait: a batch with
+    indices out of range or features that are not finite changes nothing there but `step`, its change ratio is NaN, and
+    the next split_small_clusters, update or state_dict raises (on a CPU, and for indices on the CPU, update raises at
+    once). After updates of a quarter of the samples the member lists are brought up to date, which takes some ten
+    waits. With a group the host also waits for the lengths of the batches."""
 
     centroids: Tensor
     sums: Tensor
@@ -82,6 +87,8 @@ class OnlineClusters(Samples):
         self.register_buffer("counts", torch.zeros(k, dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._ready = False
+        # whether the last batch was fine, its indices and its features, until someone waits for the device anyway
+        self._unchecked: tuple[Tensor, Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def initialise(self, features: Tensor, assignments: Tensor) -> None:
@@ -107,6 +114,7 @@ class OnlineClusters(Samples):
             if not rows.sum().isfinite():
                 raise _not_finite(rows, torch.arange(start, start + len(rows)) + self.owned.start)
             self.bank[part] = rows.to(self.bank.dtype)
+        self._unchecked = None
         self.assignments.copy_(assignments)
         self.counts.copy_(torch.bincount(self.assignments, minlength=k))
         if self._sharded:
@@ -134,27 +142,34 @@ class OnlineClusters(Samples):
                 f"got {tuple(indices.shape)} and {tuple(features.shape)}"
             )
         device = self.bank.device
-        indices = self._ranks.concatenate(indices.to(device, torch.int64))
-        features = self._ranks.concatenate(_unit(features.detach().to(device).float()))
+        self._check_last_batch()
+        if not _device.on_gpu(indices.device) and self._ranks.group is None:
+            self._check_range(indices)
+        indices = self._ranks.concatenate(_device.sent(indices, device).long())
+        features = self._ranks.concatenate(_unit(_device.sent(features.detach(), device).float()))
         self.step += 1
         if not len(indices):
             return torch.zeros((), device=device)
         fine = (indices.amin() >= 0) & (indices.amax() < self.n_samples) & features.sum().isfinite()
-        if not fine:  # the one question to the device
-            if int(indices.min()) < 0 or int(indices.max()) >= self.n_samples:
-                raise ValueError(
-                    f"indices must be in [0, {self.n_samples}), got {int(indices.min())} to {int(indices.max())}: "
-                    "pass dataset positions"
-                )
-            raise _not_finite(features, indices)
+        self._unchecked = fine, indices, features
+        masked = _device.on_gpu(device)
+        if masked:  # to look at `fine` would be to wait: if it is False, what follows changes nothing
+            indices, features = torch.where(fine, indices, 0), torch.where(fine, features, 0)
+        else:
+            self._check_last_batch()
         old_rows, old = self._rows(indices), self._look_up(self.assignments, indices)
         rows = _unit((1 - self.momentum) * old_rows + self.momentum * features).to(self.bank.dtype).float()
         new = self._nearest(rows)
         change_ratio = (new != old).float().mean()
+        if masked:
+            rows, new = torch.where(fine, rows, old_rows), torch.where(fine, new, old)
+            change_ratio = torch.where(fine, change_ratio, torch.nan)
 
         # an index that occurs more than once gets its last row each time, and is counted once: no shape depends on data
-        last = _last_places(indices)
+        last = last_places(indices)
         once = (last == torch.arange(len(last), device=device)).long()
+        if masked:
+            once *= fine
         rows, new = rows[last], new[last]
         add_rows(self.sums, old, -once[:, None] * old_rows.double())
         add_rows(self.sums, new, once[:, None] * rows.double())
@@ -177,9 +192,9 @@ class OnlineClusters(Samples):
         in ascending order, each emptied cluster takes one side of a 2-means of the largest cluster (the first of equal
         ones), and both centroids become the means of their members."""
         is_small = self.counts < self.effective_min_cluster
-        small = is_small.nonzero().flatten()
-        if not len(small):
+        if not self._check_last_batch(is_small.sum()):  # the one question to the device in a step
             return 0
+        small = is_small.nonzero().flatten()
         self._settle()
         samples, old, rows = self._members_of(small)
         new = self._nearest(rows, is_small)
@@ -193,6 +208,24 @@ class OnlineClusters(Samples):
         """Class weights (K,) float32 ~ (1 / (n + 1e-10))^power for clusters of n samples; they sum to 1."""
         weights = (self.counts.double() + 1e-10) ** -power
         return (weights / weights.sum()).float()
+
+    def _check_last_batch(self, asked: Tensor | None = None) -> int:
+        """Raise if the last batch was wrong and nobody looked yet; returns the integer `asked` (), in the same wait."""
+        if self._unchecked is None:
+            return 0 if asked is None else int(asked)
+        (fine, indices, features), self._unchecked = self._unchecked, None
+        is_fine, value = (fine, 0) if asked is None else torch.stack([fine.to(asked.dtype), asked]).tolist()
+        if not is_fine:
+            self._check_range(indices)
+            raise _not_finite(features, indices)
+        return int(value)
+
+    def _check_range(self, indices: Tensor) -> None:
+        if len(indices) and not 0 <= int(indices.amin()) <= int(indices.amax()) < self.n_samples:
+            raise ValueError(
+                f"indices must be in [0, {self.n_samples}), got {int(indices.amin())} to {int(indices.amax())}: "
+                "pass dataset positions"
+            )
 
     def _nearest(self, rows: Tensor, excluded: Tensor | None = None) -> Tensor:
         """argmax_k centroid_k . row (B,) for unit rows (B, D), ties to the lower index."""
@@ -217,13 +250,13 @@ class OnlineClusters(Samples):
             if largest in cut:
                 samples, rows = cut[largest], self._rows(cut[largest])
             else:
-                samples, _, rows = self._members_of(empty.new_tensor([largest]))
+                samples, _, rows = self._members_of(torch.full_like(empty[:1], largest))
             side = cut_in_two(rows, self.seed, step, target)
             cut[largest], cut[target] = samples[~side], samples[side]
             moved = cut[target]
             self._relabel(moved, torch.full_like(moved, largest), torch.full_like(moved, target))
             pair = empty.new_tensor([largest, target])
-            self.counts[pair] = empty.new_tensor([len(cut[largest]), len(moved)])
+            self.counts[largest], self.counts[target] = len(cut[largest]), len(moved)
             self.sums[pair] = torch.stack(
                 [rows[~side].sum(0, dtype=torch.float64), rows[side].sum(0, dtype=torch.float64)]
             )
@@ -238,9 +271,14 @@ class OnlineClusters(Samples):
         if self._sharded:
             self._ranks.sum(self.sums)
 
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._check_last_batch()
+        super()._save_to_state_dict(*args)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         *_, errors = args
+        self._unchecked = None
         self._ready = not errors and int(self.counts.sum()) == self.n_samples
         if self._ready:
             self._rebuild_members()
@@ -257,12 +295,6 @@ def _unit(rows: Tensor) -> Tensor:
     return rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-10)
 
 
-def _last_places(indices: Tensor) -> Tensor:
-    """Place (B,) at which the value of each of indices (B,) occurs last."""
-    ordered, order = indices.sort(stable=True)
-    return order[torch.searchsorted(ordered, indices, right=True) - 1]
-
-
-def _not_finite(rows: Tensor, indices: Tensor) -> ValueError:
+def _not_finite(rows: Tensor, indices: Tensor) -> NotFinite:
     bad = indices[(~rows.isfinite().all(1)).nonzero().flatten().to(indices.device)][:5].tolist()
-    return ValueError(f"features of samples {bad} hold NaN or inf, which would stay in the memory: check the loss")
+    return NotFinite(f"features of samples {bad} hold NaN or inf, which would stay in the memory: check the loss")

@@ -40,7 +40,7 @@ class Ranks:
         """Rows of all ranks in rank order; ranks may hold different numbers of rows."""
         if self.group is None:
             return rows
-        lengths = self.stack(torch.tensor(len(rows), device=rows.device)).tolist()
+        lengths = self.stack(torch.full((), len(rows), device=rows.device)).tolist()
         padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
         padded[: len(rows)] = rows
         return torch.cat([part[:length] for part, length in zip(self.stack(padded), lengths, strict=True)])
@@ -52,3 +52,9 @@ def last_of_each(indices: Tensor) -> Tensor:
     is_last = torch.ones_like(ordered, dtype=torch.bool)
     is_last[:-1] = ordered[1:] != ordered[:-1]
     return order[is_last]
+
+
+def last_places(indices: Tensor) -> Tensor:
+    """Place (B,) at which the value of each of indices (B,) occurs last; no shape depends on values."""
+    ordered, order = indices.sort(stable=True)
+    return order[torch.searchsorted(ordered, indices, right=True) - 1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cluster_memory._errors import NotFinite
 from cluster_memory._ranks import Ranks
 from cluster_memory._sources import Source
 
@@ -46,7 +47,7 @@ class Rows:
         return self._ranks.sum(rows)
 
     def check_finite(self) -> None:
-        """ValueError, on every rank, that names the first rows holding NaN or infinity."""
+        """NotFinite, on every rank, that names the first rows holding NaN or infinity."""
         bad: list[int] = []
         self.column_sums = torch.zeros(self.dim, dtype=torch.float64, device=self.device)
         self.sum_of_squares = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -67,7 +68,7 @@ class Rows:
         first[: len(bad)] = torch.tensor(bad[:5], dtype=torch.int64, device=self.device)
         named = sorted(i for i in self._ranks.stack(first).flatten().tolist() if i >= 0)[:5]
         if named:
-            raise ValueError(f"x must be finite in float32; first rows with NaN or inf: {named}: drop or repair them")
+            raise NotFinite(f"x must be finite in float32; first rows with NaN or inf: {named}: drop or repair them")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Frame:
             return cls(True, rows.column_sums.new_zeros(rows.dim).float(), 1.0)
         mean = ranks.sum(rows.column_sums.clone()) / rows.n_total
         squares = float(ranks.sum(rows.sum_of_squares.clone())) / rows.n_total
-        exponent = math.frexp(ranks.max(torch.tensor(rows.largest, device=rows.device)).item())[1]
+        exponent = math.frexp(ranks.max(torch.full((), rows.largest, device=rows.device)).item())[1]
         if abs(exponent) <= _TAME and float(mean.square().sum()) <= _CENTRED * squares:
             return cls(False, torch.zeros_like(mean).float(), 1.0, is_identity=True)
         scale = 2.0 ** max(-126, min(126, -exponent))  # the range of float32

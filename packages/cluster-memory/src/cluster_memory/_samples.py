@@ -7,10 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cluster_memory import _device
 from cluster_memory._members import Members
 from cluster_memory._ranks import Ranks, last_of_each
 
-_PENDING = 64  # relabellings between two updates of the member lists
+# Relabellings between two updates of the member lists; on a GPU, where an update makes the host wait, as many more as
+# move a quarter of the samples: about once in a quarter of an epoch, for at most 4 bytes a sample.
+_PENDING = 64
 
 
 def check_bank_dtype(dtype: torch.dtype) -> None:
@@ -37,16 +40,17 @@ class Samples(nn.Module):
         self._members = Members(len(self.owned), k)
         # (places, cluster in whose list each still is), oldest first: brought into the lists by `_settle`
         self._moves: list[tuple[Tensor, Tensor]] = []
+        self._n_moves = 0  # samples in them
 
     @torch.no_grad()
     def assignments_of(self, indices: Tensor) -> Tensor:
         """Clusters (B,) int64 of samples `indices` (B,), wherever they are held.
 
         Sharded this is a collective: each rank asks for its own, as many as it likes."""
-        indices = indices.to(self.assignments.device)
+        indices = _device.sent(indices, self.assignments.device)
         if not self._sharded:
             return self.assignments[indices]
-        lengths = self._ranks.stack(torch.tensor(len(indices), device=indices.device)).tolist()
+        lengths = self._ranks.stack(torch.full((), len(indices), device=indices.device)).tolist()
         found = self._look_up(self.assignments, self._ranks.concatenate(indices))
         return found.split(lengths)[self._ranks.rank]
 
@@ -83,7 +87,8 @@ class Samples(nn.Module):
         here, places = self._places(samples)
         self.assignments[places] = new[here]
         self._moves.append((places.clone(), old[here]))  # the caller may use his tensor again
-        if len(self._moves) >= _PENDING:
+        self._n_moves += len(places)
+        if len(self._moves) >= _PENDING and (not _device.on_gpu(places.device) or 4 * self._n_moves >= len(self.owned)):
             self._settle()
 
     def _places(self, samples: Tensor) -> tuple[Tensor | slice, Tensor]:
@@ -99,15 +104,19 @@ class Samples(nn.Module):
             return
         device = self.assignments.device  # the module may have been moved since
         places, old = (torch.cat([t.to(device) for t in parts]) for parts in zip(*reversed(self._moves), strict=True))
-        self._moves.clear()
+        self._forget_moves()
         first = last_of_each(places)  # newest moves come first here: the last one says in whose list a sample still is
         places, old = places[first], old[first]
         new = self.assignments[places]
-        changed = old != new
+        changed = (old != new).nonzero().flatten()
         self._members.move(places[changed], old[changed], new[changed])
 
-    def _rebuild_members(self) -> None:
+    def _forget_moves(self) -> None:
         self._moves.clear()
+        self._n_moves = 0
+
+    def _rebuild_members(self) -> None:
+        self._forget_moves()
         self._members.rebuild(self.assignments)
 
     def _share(self, rank: int) -> range:

@@ -1,5 +1,7 @@
 """The nearest centroid on a GPU in one kernel: distances and the running arg min, never N x K. Needs triton."""
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -7,14 +9,17 @@ from torch import Tensor
 
 from cluster_memory._nearest import Nearest
 
-# Rows and centroids of one program, and how much of a row it multiplies at a time.
-_TILES = (128, 64, 32)
+# Rows and centroids of one program, and how much of a row it multiplies at a time: where rows can be read 16 bytes at a
+# time, and where they cannot, which takes more registers. Eight warps, for with four registers spill.
+_ALIGNED_TILES, _OTHER_TILES, _WARPS = (128, 64, 32), (64, 64, 32), 8
 
 
 @triton.jit
 def _nearest(  # type: ignore[no-untyped-def]
-    rows, centroids, bias, best_out, index_out, n, k, dim, alpha, N: tl.constexpr, K: tl.constexpr, D: tl.constexpr
-):
+    rows, centroids, bias, best_out, index_out, n, k, dim, alpha,
+    N: tl.constexpr, K: tl.constexpr, D: tl.constexpr, ALIGN: tl.constexpr,
+):  # fmt: skip
+    dim = dim // ALIGN * ALIGN  # tells the compiler that ALIGN divides it
     row = tl.program_id(0) * N + tl.arange(0, N)
     start = row.to(tl.int64)[:, None] * dim  # N x D passes 2^31 elements
     best = tl.full((N,), float("inf"), tl.float32)
@@ -42,17 +47,23 @@ def _nearest(  # type: ignore[no-untyped-def]
 
 
 def nearest(
-    rows: Tensor, centroids: Tensor, bias: Tensor, alpha: float, tiles: tuple[int, int, int] = _TILES
+    rows: Tensor, centroids: Tensor, bias: Tensor, alpha: float, tiles: tuple[int, int, int] | None = None
 ) -> tuple[Tensor, Tensor]:
     """min and first argmin over k of bias_k + alpha x.c_k: (B,) float32 and (B,) int64.
 
-    rows (B, D), centroids (K, D), bias (K,): float32, contiguous, one device. tiles: powers of two, at least 16."""
+    rows (B, D), centroids (K, D), bias (K,): float32, contiguous, one device. tiles: powers of two, at least 16; by
+    default those for this D."""
     n, dim = rows.shape
+    align = math.gcd(16, dim)
     best = torch.empty(n, device=rows.device)
     index = torch.empty(n, dtype=torch.int32, device=rows.device)
+    if tiles is None:
+        tiles = _ALIGNED_TILES if align % 4 == 0 else _OTHER_TILES
     if n:
-        grid = (triton.cdiv(n, tiles[0]),)
-        _nearest[grid](rows, centroids, bias, best, index, n, len(centroids), dim, alpha, *tiles)
+        with torch.cuda.device_of(rows):  # a kernel starts on the current device, wherever its tensors are
+            _nearest[(triton.cdiv(n, tiles[0]),)](
+                rows, centroids, bias, best, index, n, len(centroids), dim, alpha, *tiles, align, num_warps=_WARPS
+            )
     return best, index.long()
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from cluster_memory._sums import running_sums
+
 _MASK = 2**64 - 1
 
 
@@ -32,10 +34,10 @@ def cut_in_two(rows: Tensor, *key: int, n_iters: int = 20) -> Tensor:
     first, second = uniforms(2, *key)
     one = rows[int(first * len(rows))]
     weights = (rows - one).square().sum(1)
-    cumulative = weights.cumsum(0)
+    cumulative = running_sums(weights, len(rows), weights.amax())
     side = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     if cumulative[-1] > 0:
-        drawn = torch.searchsorted(cumulative, second * cumulative[-1], right=True)
+        drawn = torch.searchsorted(cumulative, (second * cumulative[-1]).to(cumulative.dtype), right=True)
         two = rows[drawn.clamp_max(len(rows) - 1)]
         total = rows.sum(0)
         for _ in range(n_iters):

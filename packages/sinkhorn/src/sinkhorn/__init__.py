@@ -9,6 +9,7 @@ queue.push(torch.stack(embeddings[:2]))
 
 from sinkhorn._codes import sinkhorn_knopp
 from sinkhorn._equipartition import check_equipartition, largest_k
+from sinkhorn._errors import NotFinite
 from sinkhorn._loss import swapped_prediction_loss
 from sinkhorn._prototypes import Prototypes
 from sinkhorn._queue import EmbeddingQueue
@@ -16,6 +17,7 @@ from sinkhorn._transport import Transport, optimal_transport
 
 __all__ = [
     "EmbeddingQueue",
+    "NotFinite",
     "Prototypes",
     "Transport",
     "check_equipartition",

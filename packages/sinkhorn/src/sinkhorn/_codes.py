@@ -35,9 +35,9 @@ def sinkhorn_knopp(
     group: ranks that hold the samples together; every rank must call.
 
     Returns (B, K) float32, rows sum to 1, no gradient, computed in at least float32 whatever the dtype and autocast; no
-    finite scores give NaN. Raises ValueError, on every rank, if a score is not finite (rows are named) or no rank has
-    scores. Where Triton runs (CUDA, K <= 16384, not float64) nothing waits for the device, so that the call can be
-    captured in a CUDA graph: there a score that is not finite makes every code NaN instead."""
+    finite scores give NaN. Raises, on every rank, NotFinite if a score is not finite (rows are named) and ValueError if
+    no rank has scores. Where Triton runs (CUDA, K <= 16384, not float64) nothing waits for the device, so that the call
+    can be captured in a CUDA graph: there a score that is not finite makes every code NaN instead."""
     problem = Problem(checked_scores(scores, extra), checked_epsilon(epsilon), Ranks(group))
     with torch.autocast(scores.device.type, enabled=False):
         passes = passes_for(problem)

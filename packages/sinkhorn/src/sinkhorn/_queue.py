@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sinkhorn._mirror import Mirror
 from sinkhorn._ranks import Ranks
 
 
@@ -11,6 +12,8 @@ class EmbeddingQueue(nn.Module):
     """The last `length` embeddings (float32, D values) of each of n_crops crops, newest batch first.
 
     Buffers are the whole state: `embeddings` (n_crops, length, D), `n_valid` () int64, how many slots were ever filled.
+    The host keeps that number too, so nothing waits for a GPU, but for once after a checkpoint was loaded or the module
+    moved (and, with a group, for the lengths of the batches).
     group: ranks whose batches are put together. Every rank then holds the same queue, 4 n_crops length D bytes,
     whatever the number of ranks, so a run may resume on another one."""
 
@@ -24,10 +27,11 @@ class EmbeddingQueue(nn.Module):
         self._ranks = Ranks(group)
         self.register_buffer("embeddings", torch.zeros(n_crops, length, dim))
         self.register_buffer("n_valid", torch.zeros((), dtype=torch.int64))
+        self._filled = Mirror()
 
     @property
     def is_full(self) -> bool:
-        return int(self.n_valid) == self.embeddings.shape[1]
+        return self._filled.read(self.n_valid) == self.embeddings.shape[1]
 
     @torch.no_grad()
     def push(self, z: Tensor) -> None:
@@ -41,11 +45,11 @@ class EmbeddingQueue(nn.Module):
         rows = z.detach().to(self.embeddings).transpose(0, 1)
         new = self._ranks.concatenate(rows.contiguous()).transpose(0, 1)
         self.embeddings.copy_(torch.cat([new, self.embeddings], 1)[:, :length])
-        self.n_valid.add_(new.shape[1]).clamp_(max=length)
+        self._filled.write(self.n_valid, min(length, self._filled.read(self.n_valid) + new.shape[1]))
 
     def valid(self) -> Tensor:
         """All filled slots (n_crops, n_valid, D), a view; none before the first push."""
-        return self.embeddings[:, : int(self.n_valid)]
+        return self.embeddings[:, : self._filled.read(self.n_valid)]
 
     def local(self) -> Tensor:
         """This rank's part of `valid`: parts of all ranks together are each slot once, as `sinkhorn_knopp` wants it."""

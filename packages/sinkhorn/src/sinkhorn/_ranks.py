@@ -29,7 +29,7 @@ class Ranks:
         """Rows of all ranks in rank order; ranks may hold different numbers of rows."""
         if self.group is None:
             return rows
-        lengths = [int(length) for length in self._gather(torch.tensor(len(rows), device=rows.device))]
+        lengths = [int(length) for length in self._gather(torch.full((), len(rows), device=rows.device))]
         padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
         padded[: len(rows)] = rows
         return torch.cat([part[:length] for part, length in zip(self._gather(padded), lengths, strict=True)])

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sinkhorn._errors import NotFinite
 from sinkhorn._passes import Problem
 from sinkhorn._rows import row_blocks
 
@@ -18,7 +19,7 @@ _LEAST_EXPONENT, _RANGE, _LEAST_MASS = -60.0, 20.0, 1e-6
 
 
 class TorchPasses:
-    """Holds the kernel, float32, as large as all parts; raises ValueError, on every rank, on scores it cannot use."""
+    """Holds the kernel, float32, as large as all parts; raises NotFinite, or ValueError for no scores."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -132,14 +133,12 @@ def _peak(problem: Problem) -> float:
     limits = [float(limit.abs()) for part in parts if part.numel() for limit in part.aminmax()]
     peak = max((limit if limit == limit else float("inf") for limit in limits), default=-1.0)
     if problem.ranks.group is not None:
-        peak = problem.ranks.max(torch.tensor(peak, dtype=torch.float64, device=parts[0].device)).item()
+        peak = problem.ranks.max(torch.full((), peak, dtype=torch.float64, device=parts[0].device)).item()
     if peak < 0:
         raise ValueError("scores are empty on every rank: pass at least one row")
     if peak == float("inf"):
         bad = [(~part.isfinite().all(1)).nonzero().flatten()[:10].tolist() for part in parts]
         named = [f"rows {rows} of {name}" for name, rows in zip(("scores", "extra"), bad, strict=False) if rows]
         where = " and ".join(named) or "rows of another rank"
-        raise ValueError(
-            f"scores must be finite, got NaN or infinity in {where}: look at the embeddings they come from"
-        )
+        raise NotFinite(f"scores must be finite, got NaN or infinity in {where}: look at the embeddings they come from")
     return peak

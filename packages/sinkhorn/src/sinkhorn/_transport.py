@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sinkhorn._codes import checked_epsilon, checked_n_iters, checked_scores
+from sinkhorn._errors import NotFinite
 from sinkhorn._marginals import column_shares, row_weights
 from sinkhorn._passes import Problem, passes_for, runs_on_triton, solve
 from sinkhorn._ranks import Ranks
@@ -52,8 +53,9 @@ def optimal_transport(
     0.01 each is within 1 % of its share, or of what rho lets it be. Each iteration but the first then waits for the
     device, once. start: (K,), `log_scales` of an earlier call with this epsilon: rows are first normalised by it.
 
-    Raises ValueError, on every rank, as `sinkhorn_knopp` does, and for marginals that are negative, not finite or all
-    0, or a start that is not finite where there is a share; where Triton runs those make every code NaN instead."""
+    Raises as `sinkhorn_knopp` does, on every rank; ValueError for marginals that are negative, not finite or all 0, and
+    NotFinite for a start that is not finite where there is a share. Where Triton runs those make every code NaN
+    instead."""
     parts, ranks = checked_scores(scores, extra), Ranks(group)
     if not rho > 0:
         raise ValueError(f"rho must be > 0, got {rho}: infinity holds columns to their marginals exactly")
@@ -88,7 +90,7 @@ def _checked_start(start: Tensor, scores: Tensor, shares: Tensor | None, check: 
     if shares is not None:
         start = start.masked_fill(shares == -torch.inf, -torch.inf)
     if check and not start[True if shares is None else shares > -torch.inf].isfinite().all():
-        raise ValueError(
+        raise NotFinite(
             "start must be finite for every prototype with a share, got NaN or infinity: pass log_scales of a call "
             "in which these prototypes had a share, or None"
         )

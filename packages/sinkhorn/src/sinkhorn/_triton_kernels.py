@@ -1,7 +1,8 @@
 """The passes as Triton kernels. Legend: n rows of k scores; u (k,) column scales.
 
-A program reads whole rows, each once: a row's normalisation and its part of the column sums are one reading. Programs
-write their sums side by side and `update` adds them in order: no atomics, the same bits every time.
+A program reads whole rows, each once: a row's normalisation and its part of the column sums are one reading. Rows that
+registers cannot hold beside the sums are read twice, in pieces (`wide_column_sums`). Programs write their sums side by
+side and `update` adds them in order: no atomics, the same bits every time.
 
 A potential epsilon log u is two float32, high + low, and the rounding of scores + high is kept (Knuth's two-sum), so
 that exponents are right to float32's last bits though they are differences of numbers 1000 times larger.
@@ -12,6 +13,14 @@ import triton
 import triton.language as tl
 
 LOWEST = tl.constexpr(-3.4e38)  # a peak before any: finite, so that differences of peaks are not NaN
+
+
+@triton.jit
+def _multiple(value, ALIGN: tl.constexpr):
+    """value, which is a multiple of ALIGN, in a form that tells the compiler so.
+
+    Triton looks at multiples of 16 only; K = 3000 is one of 8, enough for loads of 16 bytes."""
+    return value // ALIGN * ALIGN
 
 
 @triton.jit
@@ -28,11 +37,12 @@ def _exponents(s, high, low, inv_epsilon):
 @triton.jit
 def column_sums(
     scores, weights, potentials, sums, peaks, n, k, stride, inv_epsilon,
-    FIRST: tl.constexpr, LOG: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr,
+    FIRST: tl.constexpr, LOG: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
     """sums (programs, k): this program's rows of kernel diag(u), normalised, times their weights; FIRST: of the kernel.
 
     LOG: sums of exp((entry - peak) / epsilon), entries on logarithms in score units, with their peaks (programs, k)."""
+    k, stride = _multiple(k, ALIGN), _multiple(stride, ALIGN)
     program, programs = tl.program_id(0), tl.num_programs(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < k
@@ -65,12 +75,74 @@ def column_sums(
 
 
 @triton.jit
+def _tile_exponents(rows, potentials, columns, inside, k):
+    """Two parts, to be added last, of scores + epsilon log u of a tile (ROWS, BLOCK); -inf where u is 0 or beyond k."""
+    s = tl.load(rows + columns, inside, other=0.0).to(tl.float32)
+    high = tl.load(potentials + columns, columns < k, other=float("-inf"))
+    low = tl.load(potentials + k + columns, columns < k, other=0.0)
+    t = s + high
+    back = t - s
+    lost = (s - (t - back)) + (high - back) + low
+    return t, tl.where(high != float("-inf"), lost, 0.0)
+
+
+@triton.jit
+def wide_column_sums(
+    scores, weights, potentials, sums, peaks, n, k, stride, inv_epsilon,
+    FIRST: tl.constexpr, LOG: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ALIGN: tl.constexpr,
+):  # fmt: skip
+    """`column_sums` for rows of any length, ROWS of them a program, BLOCK columns at a time.
+
+    A first reading finds each row's sum, a second one, mostly from the cache, adds the columns up."""
+    k, stride = _multiple(k, ALIGN), _multiple(stride, ALIGN)
+    program = tl.program_id(0)
+    row = program * ROWS + tl.arange(0, ROWS)[:, None]
+    rows = scores + row.to(tl.int64) * stride
+    weight = tl.where(row < n, 1.0, 0.0)
+    if WEIGHTED:
+        weight = tl.load(weights + row, row < n, other=0.0)
+    top = tl.full([ROWS], LOWEST, tl.float32)
+    row_sum = tl.zeros([ROWS], tl.float32)
+    if not FIRST:
+        for first in range(0, k, BLOCK):
+            columns = first + tl.arange(0, BLOCK)[None, :]
+            t, lost = _tile_exponents(rows, potentials, columns, (row < n) & (columns < k), k)
+            new = tl.maximum(top, tl.max(t, 1))
+            e = tl.exp(((t - new[:, None]) + lost) * inv_epsilon)
+            row_sum = row_sum * tl.exp((top - new) * inv_epsilon) + tl.sum(e, 1)
+            top = new
+    for first in range(0, k, BLOCK):
+        columns = first + tl.arange(0, BLOCK)[None, :]
+        inside = (row < n) & (columns < k)
+        if FIRST:
+            s = tl.load(rows + columns, inside, other=0.0).to(tl.float32)
+            x = tl.where(tl.abs(s) < float("inf"), s, float("nan"))  # -inf alone would leave finite codes
+        else:
+            t, lost = _tile_exponents(rows, potentials, columns, inside, k)
+            x = (t - top[:, None]) + lost
+        at = first + tl.arange(0, BLOCK)
+        if LOG:
+            if not FIRST:
+                x -= (tl.log(row_sum) / inv_epsilon)[:, None]
+            x += tl.where(weight == 0.0, float("-inf"), 0.0)  # a row that counts for nothing must not raise the peaks
+            peak = tl.maximum(tl.max(x, 0), LOWEST)
+            total = tl.sum(weight * tl.exp((x - peak[None, :]) * inv_epsilon), 0)
+            tl.store(peaks + program.to(tl.int64) * k + at, peak, at < k)
+        else:
+            total = tl.sum(tl.exp(x * inv_epsilon) * (weight / row_sum[:, None]), 0)
+        tl.store(sums + program.to(tl.int64) * k + at, total, at < k)
+
+
+@triton.jit
 def update(
     sums, peaks, log_shares, log_u, new_log_u, potentials, programs, k,
     epsilon, epsilon_low, exponent, exponent_low,
     FIRST: tl.constexpr, LOG: tl.constexpr, SHARES: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    ALIGN: tl.constexpr,
 ):  # fmt: skip
     """new_log_u = exponent (log_shares - log(kernel^T v)) for BLOCK columns, in float64, and their potentials."""
+    k = _multiple(k, ALIGN)
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < k
     parts = tl.arange(0, PARTS)[:, None]
@@ -107,16 +179,20 @@ def update(
 
 
 @triton.jit
-def write_codes(scores, potentials, codes, n, k, stride, inv_epsilon, BLOCK: tl.constexpr):
+def write_codes(scores, potentials, codes, n, k, stride, inv_epsilon, BLOCK: tl.constexpr, ALIGN: tl.constexpr):
     """codes (n, k): rows of kernel diag(u), normalised."""
+    k, stride = _multiple(k, ALIGN), _multiple(stride, ALIGN)
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < k
-    high = tl.load(potentials + columns, inside, other=float("-inf"))
-    low = tl.load(potentials + k + columns, inside, other=0.0)
     rows, out = scores + program * stride, codes + program * k
-    for _ in range(program, n, programs):
+    for row in range(program, n, programs):
         s = tl.load(rows + columns, inside, other=0.0).to(tl.float32)
+        # loaded for each row, from the cache: to keep them would take registers that long rows do not leave. The
+        # offset is 0, which the compiler does not know; it would take the loads out of the loop.
+        own = potentials + (row >> 63) * 16
+        high = tl.load(own + columns, inside, other=float("-inf"))
+        low = tl.load(own + k + columns, inside, other=0.0)
         _, e, row_sum = _exponents(s, high, low, inv_epsilon)
         tl.store(out + columns, e / row_sum, inside)
         rows += programs.to(tl.int64) * stride

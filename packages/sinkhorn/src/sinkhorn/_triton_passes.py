@@ -4,6 +4,7 @@ No call waits for the device, and no launch depends on values: a CUDA graph can 
 """
 
 import ctypes
+import math
 
 import torch
 import triton
@@ -12,9 +13,12 @@ from torch import Tensor
 from sinkhorn import _triton_kernels as kernels
 from sinkhorn._passes import Problem
 
+# Rows of one program of `wide_column_sums`, and columns it reads at a time.
+ROWS, WIDE_BLOCK = 16, 256
+
 
 class TritonPasses:
-    """Holds partial column sums, (programs, K) float32 or twice that."""
+    """Holds partial column sums, (programs, K) float32, and for logarithms twice that."""
 
     def __init__(self, problem: Problem) -> None:
         if problem.ranks.group is None and not any(len(part) for part in problem.parts):
@@ -23,22 +27,19 @@ class TritonPasses:
         self.parts = [part if part.stride(1) == 1 else part.contiguous() for part in problem.parts]
         device, self.k = self.parts[0].device, self.parts[0].shape[1]
         self.block = triton.next_power_of_2(self.k)
-        self.warps = min(max(self.block // 512, 4), 16)
+        self.warps = warps_of(self.block)
         # programs that run at once, 16 warps of 128 registers a multiprocessor: more would only make more partial sums
-        cores = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-        self.resident = cores * (16 // self.warps)
-        self.programs = [min(len(part), self.resident) for part in self.parts]
-        self.sums = torch.zeros(max(1, sum(self.programs)), self.k, device=device)
-        self.peaks = torch.full_like(self.sums, -3.4e38)
+        self.resident = _multiprocessors(device) * (16 // self.warps)
+        self.scratch: dict[bool, tuple[Tensor, Tensor]] = {}  # by whether the sums are of logarithms
         self.potentials = torch.empty(2, self.k, device=device)  # epsilon log u, high and low; of self.current
         self.current: Tensor | None = None
 
     def iterate(self, log_u: Tensor | None) -> Tensor:
-        with torch.cuda.device_of(self.sums):  # kernels start on the current device, wherever their tensors are
+        with torch.cuda.device_of(self.potentials):  # kernels start on the current device, wherever their tensors are
             return self._iterate(log_u)
 
     def codes(self, log_u: Tensor) -> Tensor:
-        with torch.cuda.device_of(self.sums):
+        with torch.cuda.device_of(self.potentials):
             return self._codes(log_u)
 
     def _iterate(self, log_u: Tensor | None) -> Tensor:
@@ -46,22 +47,30 @@ class TritonPasses:
         log = first or p.log_columns
         if log_u is not None:
             self._set_potentials(log_u)
+        aligns = [alignment(self.k, part.stride(0)) for part in self.parts]
+        wide = is_wide(self.block, log, min(aligns))
+        programs = [triton.cdiv(len(part), ROWS) if wide else min(len(part), self.resident) for part in self.parts]
+        sums, peaks = self._partial(log, max(1, sum(programs)))
         row = 0
-        for i, (part, programs) in enumerate(zip(self.parts, self.programs, strict=True)):
-            if programs:
+        for i, (part, count) in enumerate(zip(self.parts, programs, strict=True)):
+            if count:
                 weights = part if p.weights is None else p.weights[i]
-                kernels.column_sums[(programs,)](
-                    part, weights, self.potentials, self.sums[row:], self.peaks[row:], len(part), self.k,
-                    part.stride(0), 1 / p.epsilon, FIRST=first, LOG=log, WEIGHTED=p.weights is not None,
-                    BLOCK=self.block, num_warps=self.warps,
+                arguments = (
+                    part, weights, self.potentials, sums[row:], peaks[row:], len(part), self.k, part.stride(0),
+                    1 / p.epsilon,
                 )  # fmt: skip
-            row += programs
-        sums, peaks = self._over_ranks(log)
+                flags = {"FIRST": first, "LOG": log, "WEIGHTED": p.weights is not None, "ALIGN": aligns[i]}
+                if wide:
+                    kernels.wide_column_sums[(count,)](*arguments, **flags, ROWS=ROWS, BLOCK=WIDE_BLOCK, num_warps=8)
+                else:
+                    kernels.column_sums[(count,)](*arguments, **flags, BLOCK=self.block, num_warps=self.warps)
+            row += count
+        sums, peaks = self._over_ranks(sums, peaks, log)
         new = torch.empty(self.k, dtype=torch.float64, device=part.device)
         kernels.update[(triton.cdiv(self.k, 64),)](
             sums, peaks, new if p.log_shares is None else p.log_shares, new if log_u is None else log_u, new,
             self.potentials, len(sums), self.k, *_two_floats(p.epsilon), *_two_floats(p.exponent),
-            FIRST=first, LOG=log, SHARES=p.log_shares is not None, PARTS=32, BLOCK=64,
+            FIRST=first, LOG=log, SHARES=p.log_shares is not None, PARTS=32, BLOCK=64, ALIGN=alignment(self.k),
         )  # fmt: skip
         self.current = new
         return new
@@ -73,7 +82,7 @@ class TritonPasses:
         if len(scores):
             kernels.write_codes[(min(len(scores), 4 * self.resident),)](
                 scores, self.potentials, codes, len(scores), self.k, scores.stride(0), 1 / self.problem.epsilon,
-                BLOCK=self.block, num_warps=self.warps,
+                BLOCK=self.block, ALIGN=alignment(self.k, scores.stride(0)), num_warps=self.warps,
             )  # fmt: skip
         return codes
 
@@ -84,17 +93,44 @@ class TritonPasses:
             self.potentials[1] = (potentials - self.potentials[0]).nan_to_num_(nan=0.0)  # -inf less -inf
             self.current = log_u
 
-    def _over_ranks(self, log: bool) -> tuple[Tensor, Tensor]:
+    def _partial(self, log: bool, programs: int) -> tuple[Tensor, Tensor]:
+        """Room (programs, K) float32 for partial sums and, for logarithms, their peaks; kept from call to call."""
+        if log not in self.scratch:
+            sums = self.potentials.new_zeros(programs, self.k)  # zeros: a rank without rows writes none
+            self.scratch[log] = sums, torch.full_like(sums, -3.4e38) if log else sums
+        return self.scratch[log]
+
+    def _over_ranks(self, sums: Tensor, peaks: Tensor, log: bool) -> tuple[Tensor, Tensor]:
         """Partial sums and peaks as `update` adds them up; with a group, one row that is those of all ranks."""
         ranks = self.problem.ranks
         if ranks.group is None:
-            return self.sums, self.peaks
+            return sums, peaks
         if not log:
-            return ranks.sum(self.sums.sum(0, keepdim=True, dtype=torch.float64)), self.peaks
-        peaks = ranks.max(self.peaks.amax(0, keepdim=True))
-        return ranks.sum(
-            (self.sums * ((self.peaks - peaks) / self.problem.epsilon).exp_()).double().sum(0, True)
-        ), peaks
+            return ranks.sum(sums.sum(0, keepdim=True, dtype=torch.float64)), peaks
+        highest = ranks.max(peaks.amax(0, keepdim=True))
+        return ranks.sum((sums * ((peaks - highest) / self.problem.epsilon).exp_()).double().sum(0, True)), highest
+
+
+def warps_of(block: int) -> int:
+    """Warps of a program that holds rows of `block` entries, a power of two: 16 entries a thread, 32 at most."""
+    return min(max(block // 512, 4), 16)
+
+
+def is_wide(block: int, log: bool, align: int) -> bool:
+    """Whether rows of `block` entries, a power of two, are too long to stay in registers beside the column sums.
+
+    Found by compiling: plain sums spill registers from 16384 entries on, logarithms, which have peaks too, from 8192,
+    or 4096 where an entry is loaded at a time."""
+    return block > (8192 if not log else 4096 if align % 4 == 0 else 2048)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def alignment(*lengths: int) -> int:
+    """The largest power of two up to 16 that divides all lengths: how many entries a load may take at once."""
+    return math.gcd(16, *lengths)
 
 
 def _two_floats(value: float) -> tuple[float, float]:
