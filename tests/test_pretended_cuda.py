@@ -26,6 +26,11 @@ class TestDevice:
         _passes("device")
 
 
+class TestTraining:
+    def test_cases(self) -> None:
+        _passes("training")
+
+
 def test_every_case_is_run() -> None:
     classes = {name.removeprefix("Test").lower() for name in globals() if name.startswith("Test")}
     assert classes == {case.replace("_", "") for case in CASES}
