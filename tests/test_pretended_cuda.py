@@ -1,6 +1,6 @@
-"""Everything a GPU would run, on a CUDA that is pretended: `pretend_cuda/cases`, each file in a process of its own.
+"""Everything a GPU would run, on a CUDA that is pretended: the files of `pretend_cuda/cases`, in a few processes.
 
-A class a file, so that pytest-xdist gives them to several workers."""
+A class for each, so that pytest-xdist gives them to several workers."""
 
 import subprocess
 import sys
@@ -13,19 +13,29 @@ pytestmark = pytest.mark.skipif(unavailable() is not None, reason=unavailable() 
 CASES = sorted(path.stem for path in (HERE / "cases").glob("*.py") if path.name != "conftest.py")
 
 
-def _passes(case: str) -> None:
-    """One case file under a pytest of its own."""
+def _pass(*cases: str) -> None:
+    """Case files under a pytest of their own, in one process: it takes seconds to import torch."""
     run = subprocess.run(
-        [sys.executable, *command([case, "-q"])], env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, *command([*cases, "-q"])], env=environment(), capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, f"uv run tests/pretend_cuda {case}\n{run.stdout[-20_000:]}\n{run.stderr[-5_000:]}"
+    shown = f"uv run tests/pretend_cuda {' '.join(cases)}\n{run.stdout[-20_000:]}\n{run.stderr[-5_000:]}"
+    assert run.returncode == 0, shown
 
 
-class TestDevice:
+class TestPackages:
+    cases = ("device", "packages_clusters", "packages_features", "packages_images")
+
     def test_cases(self) -> None:
-        _passes("device")
+        _pass(*self.cases)
+
+
+class TestTraining:
+    cases = ("training",)
+
+    def test_cases(self) -> None:
+        _pass(*self.cases)
 
 
 def test_every_case_is_run() -> None:
-    classes = {name.removeprefix("Test").lower() for name in globals() if name.startswith("Test")}
-    assert classes == {case.replace("_", "") for case in CASES}
+    run = [case for value in globals().values() for case in getattr(value, "cases", ())]
+    assert sorted(run) == CASES

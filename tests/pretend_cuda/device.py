@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -35,10 +34,13 @@ def pretended(*, stand_ins: bool = True) -> Iterator[Device]:
 
     stand_ins: see `kernels.pretended`. Raises RuntimeError in a process that was started without the stub of libcuda;
     `uv run tests/pretend_cuda` starts one with it."""
-    _prepare_torch()
+    count = _prepare()
     types = optimizer._foreach_supported_types
     swaps = torch.__future__.get_swap_module_params_on_conversion()
     with contextlib.ExitStack() as stack:
+        # Autograd looks for devices with a context, in a loop over one more than it needs; 127 is the last it accepts.
+        count.value = 127
+        stack.callback(setattr, count, "value", 0)
         stack.enter_context(runtime.pretended())
         stack.enter_context(kernels.pretended(stand_ins=stand_ins))
         # optimisers take foreach operations for tensors of these very types only
@@ -50,19 +52,16 @@ def pretended(*, stand_ins: bool = True) -> Iterator[Device]:
         yield Device()
 
 
-def _prepare_torch() -> None:
-    """What cannot be undone, so it needs a process of its own."""
+def _prepare() -> ctypes.c_byte:
+    """What cannot be undone, so it needs a process of its own. Returns the number of devices that torch is told."""
     if not hasattr(ctypes.CDLL(None), "pretended_device_count"):
         raise RuntimeError("this process was started without the stub of libcuda: use `uv run tests/pretend_cuda`")
     torch._C._ensureCUDADeviceGuardSet()  # a guard that does nothing, where there is no device
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is made on the CPU, then copied
-    # Autograd looks for devices with a context, in a loop over one more than it needs; 127 is the last that it accepts.
-    ctypes.c_byte.in_dll(ctypes.CDLL(None), "pretended_device_count").value = 127
+    return ctypes.c_byte.in_dll(ctypes.CDLL(None), "pretended_device_count")
 
 
-def started() -> bool:
-    """Whether this process can pretend."""
-    return "pretend_cuda" in os.environ.get("LD_PRELOAD", "")
-
-
-Pretended = Callable[..., AbstractContextManager[Device]]
+def start_autograd() -> None:
+    """For a process that computes gradients on the CPU before it pretends for the first time."""
+    with pretended():
+        torch.ones((), device="cuda", requires_grad=True).square().backward()

@@ -44,7 +44,6 @@ WAIT = {
     "masked_select",
     "multinomial",
     "nonzero",
-    "segment_reduce",
     "unique_consecutive",
     "unique_dim",
     "unique_dim_consecutive",
@@ -70,7 +69,6 @@ UNREPEATABLE = {
     "scatter_add_",
     "scatter_reduce",
     "scatter_reduce_",
-    "segment_reduce",
 }
 
 COPIES = {"_to_copy", "copy_", "set_"}
@@ -96,7 +94,10 @@ def check(call: Call) -> None:
         _check_one_device(call)
     if call.name in ONE_DTYPE and len({t.dtype for t in call.here if t.is_floating_point()}) > 1:
         raise RuntimeError(f"expected all operands to have the same dtype: {call} (no autocast around it?)")
-    if call.name in WAIT or (call.name == "repeat_interleave" and call.kwargs.get("output_size") is None):
+    looks_at_sizes = (call.name == "repeat_interleave" and call.kwargs.get("output_size") is None) or (
+        call.name == "segment_reduce" and call.kwargs.get("lengths") is not None and not call.kwargs.get("unsafe")
+    )
+    if call.name in WAIT or looks_at_sizes:
         log.wait(WAIT_NAMES.get(call.name, call.name))
     if call.name in UNREPEATABLE and _sums_floats(call):
         log.unrepeatable(call.name)
@@ -147,6 +148,8 @@ def _sums_floats(call: Call) -> bool:
     target = call.args[0]
     if call.name == "bincount":
         return len(call.here) > 1
+    if {"amax", "amin"} & {a for a in (*call.args, *call.kwargs.values()) if isinstance(a, str)}:
+        return False
     if "index_put" in call.name:
         accumulates = call.args[3] if len(call.args) > 3 else call.kwargs.get("accumulate", False)
         return bool(accumulates) and target.is_floating_point()

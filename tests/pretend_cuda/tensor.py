@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable
@@ -95,12 +96,19 @@ class PretendedMode(TorchDispatchMode):
 
 def unwrap(value: Any) -> Any:
     """The CPU tensors inside, through tuples, lists, dicts and dataclasses; no copy, and nothing is logged."""
+    if isinstance(value, Tensor):
+        return value.inner if isinstance(value, PretendedTensor) else value
+    if isinstance(value, tuple | list):
+        parts = [unwrap(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {key: unwrap(part) for key, part in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         new = copy.copy(value)
         for field in dataclasses.fields(value):
             object.__setattr__(new, field.name, unwrap(getattr(value, field.name)))
         return new
-    return tree_map_only(PretendedTensor, lambda t: t.inner, value)
+    return value
 
 
 def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -113,6 +121,11 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         wanted = torch.device("cuda", current_index[0])
     if not here and (wanted is None or wanted.type != "cuda"):
         return _on_the_host(func, args, kwargs)
+    if torch.is_inference_mode_enabled() and func._can_decompose():
+        with (
+            PretendedMode()
+        ):  # without autograd, operations such as `to` and `reshape` arrive before they are taken apart
+            return func.decompose(*args, **kwargs)
     name = func._schema.name.partition("::")[2]
     device = wanted if wanted is not None and wanted.type == "cuda" else here[0].device
     host = [t for t in tensors if not isinstance(t, PretendedTensor)]
@@ -121,14 +134,16 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _to_copy(func, args[0], kwargs, args[0].device if wanted is None else wanted)
     if name == "copy_":
         return _copy_(args[0], args[1], args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
-    out = func(*unwrap(args), **_host_options(unwrap(kwargs)))
     view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
     if not view and name not in NO_KERNEL:
         log.launch(name)
-    if wanted is not None and wanted.type == "cpu":
-        return out
-    out = tree_map_only(Tensor, lambda t: PretendedTensor(t, device), out)
-    return return_and_correct_aliasing(func, args, kwargs, out) if view or func._schema.is_mutable else out
+    # in inference mode, a view of a tensor from before it is none of its own tensors either
+    with torch.inference_mode(False) if view and not args[0].is_inference() else contextlib.nullcontext():
+        out = func(*unwrap(args), **_host_options(unwrap(kwargs)))
+        if wanted is not None and wanted.type == "cpu":
+            return out
+        out = tree_map_only(Tensor, lambda t: PretendedTensor(t, device), out)
+        return return_and_correct_aliasing(func, args, kwargs, out) if view or func._schema.is_mutable else out
 
 
 def _host_options(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 from collections.abc import Iterator
 
 import pytest
-from pretend_cuda.device import Device, pretended
+from pretend_cuda.device import Device, pretended, start_autograd
+
+start_autograd()
 
 
 @pytest.fixture

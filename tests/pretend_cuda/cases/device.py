@@ -6,12 +6,13 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from pretend_cuda.device import Device
+from pretend_cuda.device import Device, pretended
 from pretend_cuda.tensor import PretendedTensor
 from torch import nn
 from torch.utils.data import DataLoader
 
 pytestmark = pytest.mark.usefixtures("cuda")
+AVAILABLE_BEFORE = torch.cuda.is_available()
 
 
 def test_tensors_say_where_they_are() -> None:
@@ -161,11 +162,23 @@ def test_loaders_pin_memory(cuda: Device) -> None:
     assert log.waits == {}
 
 
+def test_what_was_patched_is_as_before(cuda: Device) -> None:
+    names = [torch.cuda.is_available, torch.cuda.Stream, torch.Tensor.pin_memory, torch.Generator]
+    with pretended(), torch.cuda.device(1):
+        pass
+    assert names == [torch.cuda.is_available, torch.cuda.Stream, torch.Tensor.pin_memory, torch.Generator]
+    assert not AVAILABLE_BEFORE
+    assert torch.cuda.current_device() == 0
+
+
 def test_inference_mode_is_the_real_one() -> None:
-    x = torch.ones(2, device="cuda")
+    x, parameter = torch.ones(2, device="cuda"), nn.Parameter(torch.ones(2, 2, device="cuda"))
     with torch.inference_mode():
+        assert not x[0].is_inference()
+        assert (x[0] + x.view(2, 1) + parameter[0] + parameter.T).is_inference()
         y = x * 2
         y += 1
+        assert torch.ones(2).to("cuda", non_blocking=True).reshape(2, 1).is_cuda
     with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
         torch.ones(2, device="cuda", requires_grad=True) * y
 

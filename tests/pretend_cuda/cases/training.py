@@ -1,0 +1,194 @@
+"""Whole runs of each method: what a user types, on a GPU beside the same on the CPU, and how often a step waits.
+
+The images are files. One run keeps them on the device (resident), in float32, is stopped and resumed; one decodes them
+as it goes, in bfloat16. A step is what happens between two calls of `torch.optim.Optimizer.step`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from indexed_images import draw_shapes
+from PIL import Image
+from pretend_cuda.device import Device, pretended
+from pretend_cuda.log import Log
+from pretrain.cli import main
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+N, BATCH, EPOCHS = 96, 16, 2
+STEPS = EPOCHS * N // BATCH
+LOG_EVERY, CHECKPOINT_EVERY, STOP_AFTER = 4, 5, 8
+COMMON = [
+    *("--arch", "resnet18", "--stem", "cifar", "--width", "0.0625", "--lr", "0.05", "--k", "12"),
+    *("--batch", str(BATCH), "--epochs", str(EPOCHS), "--log-every", str(LOG_EVERY), "--quiet"),
+    *("--checkpoint-every", str(CHECKPOINT_EVERY), "--knn-every", "1", "--knn-images", "64"),
+]
+ONE_CROP = ("--crops", "1x16@0.3-1")
+CROPS = ("--crops", "2x16@0.3-1", "2x12@0.1-0.4", "--hidden", "32", "--dim", "16", "--blur", "0.5", "--solarise", "0.2")
+METHODS: dict[str, list[str]] = {
+    "deepcluster": [*ONE_CROP, "--pca-dim", "8", "--sobel", "--micro-batch", "8"],
+    # few clusters, none of which becomes small: to split one is no part of a step in steady state
+    "odc": [*ONE_CROP, "--neck-hidden", "32", "--neck-dim", "16", "--k", "4", "--min-cluster", "1"],
+    "deepcluster_v2": [*CROPS],
+    "swav": [*CROPS, "--queue", "32", "--queue-from-epoch", "0", "--optimizer", "larc", "--micro-batch", "8"],
+}
+# times that the host may wait for the device in a step: odc's next operations depend on which clusters became small
+WAITS = {"deepcluster": 0, "odc": 1, "deepcluster_v2": 0, "swav": 0}
+BFLOAT16_WITHIN = {"deepcluster": 0.02, "odc": 0.02, "deepcluster_v2": 0.05, "swav": 0.02}  # v2: other clusters, too
+WAITS_TO_DECODE, WAITS_TO_LOG, WAITS_TO_SAVE = 1, 1, 4
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of 96 and 24 images of 20 x 24 pixels, with classes."""
+    folder = tmp_path_factory.mktemp("images")
+    for split, n in (("train", N), ("val", 24)):
+        drawn = draw_shapes(seed=0, split=split, indices=range(n), size=24)
+        for i, (image, label) in enumerate(zip(drawn.images, drawn.labels.tolist(), strict=True)):
+            file = folder / split / f"class{label}" / f"{i:03}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[:, :20].permute(1, 2, 0).numpy()).save(file)
+    return folder / "train", folder / "val"
+
+
+def once(make: Callable[[Any], Any]) -> property:
+    """A property that is made once, and raises what it raised then whenever it is asked for again."""
+
+    def get(self: Any) -> Any:
+        name = make.__name__
+        if name not in self.made:
+            try:
+                self.made[name] = make(self), None
+            except Exception as error:
+                self.made[name] = None, error
+        value, error = self.made[name]
+        if error is not None:
+            raise error
+        return value
+
+    return property(get)
+
+
+@dataclass
+class Ran:
+    lines: list[dict[str, Any]]  # of metrics.jsonl
+    steps: list[Log]
+
+
+class Runs:
+    """Each made when it is first asked for, as what fails in one says nothing of the others."""
+
+    def __init__(self, method: str, images: tuple[Path, Path], out: Path) -> None:
+        train, val = images
+        self.made: dict[str, Any] = {}
+        self.out, data = out, ("--data", f"folder:{train}", "--val", f"folder:{val}")
+        self.command = [method, *data, *COMMON, *METHODS[method]]
+
+    @once
+    def on_cpu(self) -> list[dict[str, Any]]:
+        return self._run("cpu", "--device", "cpu", "--precision", "32", "--workers", "0", "--no-report")
+
+    @once
+    def resident(self) -> Ran:
+        """float32, interrupted by --max-steps; with the report."""
+        with pretended() as cuda:
+            with each_step(cuda) as steps:
+                options = ("--device", "cuda", "--precision", "32", "--resident", "on", "--workers", "0")
+                self._run("resident", *options, "--max-steps", str(STOP_AFTER))
+            out = self.out / "resident"
+            assert main(["resume", str(out), "--max-steps", str(STEPS), "--quiet"]) == 0
+        assert (out / "report.html").exists()
+        return Ran(lines(out), steps)
+
+    @once
+    def decoded(self) -> Ran:
+        """bfloat16, decoded by a worker process."""
+        with pretended() as cuda, each_step(cuda) as steps:
+            options = ("--device", "cuda", "--precision", "bf16", "--resident", "off", "--workers", "1", "--no-report")
+            return Ran(self._run("decoded", *options), steps)
+
+    def _run(self, name: str, *options: str) -> list[dict[str, Any]]:
+        assert main([*self.command, *options, "--out", str(self.out / name)]) == 0
+        return lines(self.out / name)
+
+
+@pytest.fixture(scope="session", params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def runs(method: str, images: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(method, images, tmp_path_factory.mktemp(method))
+
+
+def test_float32_is_the_cpu_s(runs: Runs) -> None:
+    follow(runs.resident.lines, runs.on_cpu, within=1e-5)
+
+
+def test_bfloat16_follows(method: str, runs: Runs) -> None:
+    follow(runs.decoded.lines, runs.on_cpu, within=BFLOAT16_WITHIN[method])
+
+
+def test_a_step_does_not_wait(method: str, runs: Runs) -> None:
+    wait_at_most(runs.resident.steps, WAITS[method])
+
+
+def test_a_step_with_decoding_waits_once_at_most(method: str, runs: Runs) -> None:
+    wait_at_most(runs.decoded.steps, WAITS[method] + WAITS_TO_DECODE)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def each_step(cuda: Device) -> Iterator[list[Log]]:
+    """steps[i]: from the end of the optimiser's step i to the end of its step i + 1, counted from 1; [0] is before."""
+    steps: list[Log] = []
+    with cuda.watched() as total:
+
+        def ended(*_: object) -> None:
+            steps.append(Log(**{name: counter.copy() for name, counter in vars(total).items()}))
+            for counter in vars(total).values():
+                counter.clear()
+
+        hook = register_optimizer_step_post_hook(ended)
+        try:
+            yield steps
+        finally:
+            hook.remove()
+
+
+def wait_at_most(steps: list[Log], n: int) -> None:
+    """n, and some more where a line of the log or a checkpoint is written. Prints launches: `pytest -rP` shows them."""
+    too_many: dict[str, list[int]] = {}  # what was wrong, and in which steps
+    for step, log in enumerate(steps, 1):
+        since = step - 1  # the step whose log line and checkpoint come first
+        if since % (N // BATCH) == 0:
+            continue  # an epoch begins: clusters, scores
+        bound = n + WAITS_TO_LOG * (since % LOG_EVERY == 0) + WAITS_TO_SAVE * (since % CHECKPOINT_EVERY == 0)
+        print(f"step {step}: {log.launches.total()} launches, {log.n_waits} waits of at most {bound}")
+        if log.n_waits > bound:
+            text = f"{log.n_waits} waits instead of at most {bound}; {log.waits_by_line()}"
+            too_many.setdefault(text, []).append(step)
+        # these wait too, until the driver has taken the bytes over, though torch's debug mode does not say so
+        if pageable := sorted({str(copy.place) for copy in log.copies if not copy.blocking and not copy.pinned}):
+            too_many.setdefault(f"non_blocking copies of memory that is not pinned: {pageable}", []).append(step)
+    if too_many:
+        pytest.fail("\n".join(f"in steps {which}: {text}" for text, which in too_many.items()), pytrace=False)
+
+
+def follow(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], within: float) -> None:
+    """Losses of the same steps, and a kNN score at the same moments."""
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for mine, expected in zip(ours, theirs, strict=True):
+        if "loss" in expected:
+            assert mine["loss"] == pytest.approx(expected["loss"], rel=within), f"step {mine['step']}"
+        assert ("knn_top1" in mine) == ("knn_top1" in expected)
