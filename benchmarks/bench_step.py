@@ -122,7 +122,7 @@ class RandomImages:
 
 
 class Stopwatch:
-    """Called by the hooks below; `n` rounds of a step and a bare pass in turn, then `n` free steps, then `profile`'s."""
+    """Called by the hooks below; rounds of a step and a bare pass in turn, as many free steps, then `profile`'s."""
 
     def __init__(self, device: torch.device, rounds: int, profile: Any = None) -> None:
         self.device, self.rounds, self.profile = device, rounds, profile
@@ -211,7 +211,9 @@ def watched_by(watch: Stopwatch, name: str, images: RandomImages) -> Iterator[No
         """Of the stored images; the method is given the numbers that were asked for."""
         n = len(images.pixels)
         numbers = torch.cat(indices).to(self.device).split([len(part) for part in indices])
-        for (crops, _), number in zip(batches(self, epoch, [part % n for part in indices], *rest), numbers, strict=True):
+        for (crops, _), number in zip(
+            batches(self, epoch, [part % n for part in indices], *rest), numbers, strict=True
+        ):
             yield crops, number
 
     swav_begin_epoch = CLASSES["swav"].begin_epoch

@@ -28,6 +28,12 @@ class Record:
         parts = self.parts.values() if name is None else [self.parts[name]]
         return sum(row["result"].split(":")[0] == result for part in parts for row in part["rows"])
 
+    def line(self, name: str) -> str:
+        """One part, for the terminal."""
+        part = self.parts[name]
+        counts = ", ".join(f"{n} {result}" for result in RESULTS if (n := self.count(result, name)))
+        return f"{name}: {part['status']} {part['message']} ({part['seconds']} s; {counts})"
+
     @property
     def is_clean(self) -> bool:
         """Every part ended by itself, and no row is wrong or failed."""

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Planned:
-    """A part, its limit in seconds, and its stage: parts of one stage run at the same time, as none of them is timed."""
+    """A part and its limit in seconds. Parts of one stage run at the same time: nothing in them is timed."""
 
     name: str
     seconds: int
@@ -136,9 +136,7 @@ def run(folder: Path, mode: str, minutes: float, plan: list[Planned], jobs: int,
                             record.parts[name] = each.figures()
                         each.into_log()
                         running.remove(each)
-                        result = record.parts[name]
-                        counts = ", ".join(f"{record.count(r, name)} {r}" for r in ("ok", "measured", "WRONG", "failed"))
-                        print(f"{name}: {result['status']} {result['message']} ({result['seconds']} s; {counts})", flush=True)
+                        print(record.line(name), flush=True)
                     record.about["minutes taken"] = round((time.monotonic() - began) / 60, 1)
                     record.write()
                     time.sleep(0.5)

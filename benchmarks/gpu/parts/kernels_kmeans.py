@@ -1,4 +1,4 @@
-"""Nearest centroids, k-means, whitening and ODC's memory on the device against float64 on the CPU; the same bits twice."""
+"""k-means, whitening and ODC's memory on the device against the CPU, in float64 where it can be; the same bits twice."""
 
 from __future__ import annotations
 
@@ -105,4 +105,10 @@ def online(part: Part, n: int, k: int, dim: int) -> Figures:
     sums = torch.zeros_like(first["sums"]).index_add_(0, first["assignments"], first["bank"].double())
     drift = float((sums - first["sums"]).abs().max())
     ok = same and drift < 1e-6 and differ < 0.02
-    return {"ok": ok, "same bits twice": same, "rows not as on the CPU": differ, "drift of sums": drift, "splits": n_splits[0]}
+    return {
+        "ok": ok,
+        "same bits twice": same,
+        "rows not as on the CPU": differ,
+        "drift of sums": drift,
+        "splits": n_splits[0],
+    }

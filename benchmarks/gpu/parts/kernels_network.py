@@ -22,9 +22,7 @@ def run(part: Part) -> None:
     part.try_("kNN, neighbours, RankMe", lambda: probes(part))
 
 
-def network(
-    part: Part, arch: str, side: int, n: int, sobel: bool, *, tf32: bool = True, bf16: bool = False
-) -> Figures:
+def network(part: Part, arch: str, side: int, n: int, sobel: bool, *, tf32: bool = True, bf16: bool = False) -> Figures:
     """Embeddings and the gradient of the first convolution, relative errors; in bf16 beside the CPU's in bf16."""
     g = torch.Generator().manual_seed(0)
     images = [torch.randn(n, 3, s, s, generator=g) for s in (side, side // 2)]
@@ -84,4 +82,10 @@ def probes(part: Part) -> Figures:
     differ = float((found != expected).double().mean())
     ranks = rankme(there[0]), rankme(x.double())
     ok = abs(scores[0] - scores[1]) < 2e-3 and differ < 1e-2 and abs(ranks[0] / ranks[1] - 1) < 1e-4
-    return {"ok": ok, "top-1": scores[0], "top-1 on the CPU": scores[1], "neighbours that differ": differ, "RankMe": ranks[0]}
+    return {
+        "ok": ok,
+        "top-1": scores[0],
+        "top-1 on the CPU": scores[1],
+        "neighbours that differ": differ,
+        "RankMe": ranks[0],
+    }

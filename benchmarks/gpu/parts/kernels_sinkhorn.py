@@ -22,7 +22,12 @@ SIZES = [
     (333, 16_385, 0, torch.float32),
     (129, 257, 0, torch.float64),
 ]
-SMALL = [(16, 30, 0, torch.float32), (37, 101, 20, torch.float32), (32, 48, 0, torch.bfloat16), (5, 1, 0, torch.float64)]
+SMALL = [
+    (16, 30, 0, torch.float32),
+    (37, 101, 20, torch.float32),
+    (32, 48, 0, torch.bfloat16),
+    (5, 1, 0, torch.float64),
+]
 
 
 def run(part: Part) -> None:

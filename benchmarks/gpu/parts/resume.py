@@ -81,8 +81,9 @@ def killed(part: Part) -> Figures:
             raise RuntimeError(f"the run that was to be killed ended with exit code {code}")
         _child(part, "resume", broken)
         a, b = (torch.load(path / "checkpoint.pt", weights_only=True, map_location="cpu") for path in (whole, broken))
-        losses = [[line["loss"] for line in RunFolder(path).read_metrics() if "loss" in line] for path in (whole, broken)]
-        scores = [RunFolder(path).read_metrics()[-1]["knn_top1"] for path in (whole, broken)]
+        metrics = [RunFolder(path).read_metrics() for path in (whole, broken)]
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in metrics]
+    scores = [lines[-1]["knn_top1"] for lines in metrics]
     names = [name for name in a["method"] if not torch.equal(a["method"][name], b["method"][name])]
     off = max((abs(x / y - 1) for x, y in zip(*losses, strict=False)), default=float("nan"))
     same = not names and losses[0] == losses[1] and scores[0] == scores[1]
@@ -113,10 +114,8 @@ def child(part: Part, what: str, out: Path, kill: bool) -> None:
             folder, settings = RunFolder.open(str(out))
             loop.train(settings, resume=folder)
             return
-        data = f"shapes:n={n},n_val={n // 4}"
-        loop.train(
-            settings_of(part, "swav", out, data=data, batch=batch, epochs=2, log_every=1, checkpoint_every=str(a_epoch - 1))
-        )
+        more = {"data": f"shapes:n={n},n_val={n // 4}", "batch": batch, "epochs": 2, "log_every": 1}
+        loop.train(settings_of(part, "swav", out, **more | {"checkpoint_every": str(a_epoch - 1)}))
 
 
 def repeatable_kernels() -> None:

@@ -1,4 +1,4 @@
-"""k-means beside plain torch, scikit-learn and faiss: the same first centroids, as many iterations, inertia in float64."""
+"""k-means beside plain torch, scikit-learn and faiss: the same first centroids, as many iterations."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def on_device(part: Part, n: int, k: int, dim: int) -> Figures:
         "cdist": lambda: lloyd(x, start, by_cdist),
         "product": lambda: lloyd(x, start, by_product),
         # as flash-style k-means does it, in plain torch: tensor cores, rounded distances
-        "product in bf16": lambda: lloyd(x, start, lambda rows, centroids, part: by_product(half[part], centroids, part)),
+        "product in bf16": lambda: lloyd(
+            x, start, lambda rows, centroids, part: by_product(half[part], centroids, part)
+        ),
     }
     figures = beside_ours(in_turn(sides, part.device, part.size(3, 1)), "ours")
     inertias = {name: inertia(x, side()) for name, side in sides.items()}

@@ -9,7 +9,7 @@ import torch
 from sinkhorn import sinkhorn_knopp
 from torch import Tensor
 
-from benchmarks.gpu.part import Figures, NotRun, Part
+from benchmarks.gpu.part import Figures, Part
 from benchmarks.gpu.parts.kernels_sinkhorn import scores_of
 from benchmarks.gpu.timing import beside_ours, in_turn
 
@@ -26,8 +26,7 @@ def run(part: Part) -> None:
 
 def measure(part: Part, n: int, k: int, queued: int, compiled: bool) -> Figures:
     if compiled:
-        if part.mode != "gpu":
-            raise NotRun("needs a GPU")
+        part.needs_gpu()
     scores, extra = (scores_of(m, k, torch.float32, seed).to(part.device) for seed, m in enumerate((n, queued)))
     both = torch.cat([scores, extra])
     theirs = torch.compile(as_published) if compiled else as_published

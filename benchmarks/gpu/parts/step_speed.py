@@ -19,19 +19,14 @@ THIN = {"arch": "resnet18", "width": 0.0625, "stem": "cifar", "batch": 16, "n": 
 
 def run(part: Part, which: str) -> None:
     size = part.size(SIZES[which] | {"batch": BATCH[which]}, THIN)
-    compiles = "compile" in Settings.model_fields
-    for method in METHODS:
-        for setting in ("off", "on"):
-            if setting == "on" and method != "swav":  # a compilation takes most of a minute
-                continue
-            more = {"compile": setting} if compiles else {}
-            name = f"{method}, batch {size['batch']}, compile {setting}"
-            part.try_(name, lambda m=method, s=setting, more=more: speed(part, m, size, s, more, compiles))
-            part.try_(f"{name}, profile", lambda m=method, s=setting, more=more: profile(part, m, size, s, more, compiles))
+    for method, compiled in [(method, "off") for method in METHODS] + [("swav", "on")]:  # which compiles for a minute
+        name = f"{method}, batch {size['batch']}, compile {compiled}"
+        part.try_(name, lambda m=method, c=compiled: speed(part, m, size, c))
+        part.try_(f"{name}, profile", lambda m=method, c=compiled: profile(part, m, size, c))
 
 
-def speed(part: Part, method: str, size: dict[str, Any], setting: str, more: Figures, compiles: bool) -> Figures:
-    _check(part, setting, compiles)
+def speed(part: Part, method: str, size: dict[str, Any], compiled: str) -> Figures:
+    more = setting(part, compiled)
     if part.mode == "gpu":
         torch.cuda.reset_peak_memory_stats()
     found = measure(method, size, part.device, part.size(10, 1), **more)
@@ -41,17 +36,18 @@ def speed(part: Part, method: str, size: dict[str, Any], setting: str, more: Fig
     return figures
 
 
-def profile(part: Part, method: str, size: dict[str, Any], setting: str, more: Figures, compiles: bool) -> Figures:
+def profile(part: Part, method: str, size: dict[str, Any], compiled: str) -> Figures:
     part.needs_gpu()
-    _check(part, setting, compiles)
     found = Profile()
-    measure(method, size, part.device, 1, profile=found, **more)
+    measure(method, size, part.device, 1, profile=found, **setting(part, compiled))
     return found.figures()
 
 
-def _check(part: Part, setting: str, compiles: bool) -> None:
-    if setting == "off":
-        return
-    part.needs_gpu()
-    if not compiles:
-        raise NotRun("pretrain has no setting `compile`")
+def setting(part: Part, compiled: str) -> dict[str, str]:
+    """--compile, where this pretrain has it."""
+    known = "compile" in Settings.model_fields
+    if compiled == "on":
+        part.needs_gpu()
+        if not known:
+            raise NotRun("pretrain has no setting `compile`")
+    return {"compile": compiled} if known else {}

@@ -70,7 +70,7 @@ def no_wait(part: Part, method: str) -> Figures:
 
 
 def watched(part: Part, method: str, begin: Callable[[], None], end: Callable[[], None]) -> None:
-    """Train n_warm steps as ever, then N_WATCHED of which the first `after_step` before and the last are begin and end."""
+    """Train; `begin` is called after a few steps, `end` N_WATCHED steps later."""
     n_warm = part.size(N_WARM, 4)
 
     def look(_: Any, run: Any, __: Any) -> None:
@@ -95,9 +95,8 @@ def shown_waits(found: Counter[str]) -> Iterator[None]:
     def note(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
         if "synchroniz" not in str(message):
             return
-        ours = [f for f in traceback.extract_stack()[:-1] if "/torch/" not in f.filename and "warnings" not in f.filename]
-        places = [f for f in ours if any(f"/{name}/" in f.filename for name in OURS)]
-        last = places[-1] if places else ours[-1]
+        stack = traceback.extract_stack()[:-1]
+        last = ([f for f in stack if any(f"/{name}/" in f.filename for name in OURS)] or stack)[-1]
         found[f"{Path(last.filename).name}:{last.lineno} {(last.line or '')[:60]}"] += 1
 
     before = warnings.showwarning
