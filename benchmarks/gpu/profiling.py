@@ -21,7 +21,7 @@ class Profile:
 
     def begin(self) -> None:
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-        self._profiler = torch.profiler.profile(activities=activities)
+        self._profiler = torch.profiler.profile(activities=activities, acc_events=True)
         torch.cuda.synchronize()
         self._profiler.start()
         self._wall_s = time.perf_counter()

@@ -36,20 +36,24 @@ class Planned:
 
 
 # correctness first: figures of a step that is wrong say nothing
+TOGETHER = [
+    "kernels_sinkhorn",
+    "kernels_kmeans",
+    *(f"kernels_crops:{which}" for which in ("clustering", "contrastive", "sizes")),
+    "kernels_network",
+    *(f"steps:{method}" for method in ("deepcluster", "odc", "deepcluster_v2", "swav")),
+    "resume:killed",
+    "one_rank",
+]
 PLAN = [
     Planned("imports", 90, "imports"),
-    Planned("kernels_sinkhorn", 150, "correct"),
-    Planned("kernels_kmeans", 150, "correct"),
-    Planned("kernels_crops", 150, "correct"),
-    Planned("kernels_network", 150, "correct"),
-    *(Planned(f"steps:{method}", 150, "correct") for method in ("deepcluster", "odc", "deepcluster_v2", "swav")),
+    *(Planned(name, 180, "correct") for name in TOGETHER),
     Planned("rivals_crops", 60, "rivals_crops"),
     Planned("rivals_kmeans", 90, "rivals_kmeans"),
     Planned("rivals_sinkhorn", 60, "rivals_sinkhorn"),
-    Planned("step_speed:cifar", 100, "step_speed:cifar"),
-    Planned("step_speed:imagenet", 120, "step_speed:imagenet"),
-    Planned("resume", 120, "resume"),
-    Planned("one_rank", 60, "one_rank"),
+    Planned("step_speed:cifar", 120, "step_speed:cifar"),
+    Planned("resume:training", 75, "resume:training"),
+    Planned("step_speed:imagenet", 150, "step_speed:imagenet"),
 ]
 SLOWER = 4  # without a GPU sizes are small, and the machine may be too
 
@@ -107,6 +111,7 @@ def run(folder: Path, mode: str, minutes: float, plan: list[Planned], jobs: int,
         "title": f"One run on {where}",
         "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "sources": built_from,
+        "commit": _commit(),
         "minutes at most": minutes,
     }
     record = Record(folder, about, [part.name for part in plan])
@@ -147,6 +152,14 @@ def run(folder: Path, mode: str, minutes: float, plan: list[Planned], jobs: int,
     return record
 
 
+def _commit() -> str:
+    try:
+        told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return "no git here"
+    return told.stdout.strip() or "no git here"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -160,7 +173,7 @@ def main() -> int:
     if not plan:
         parser.error(f"--only {' '.join(given.only)}: no such part; there is {', '.join(part.name for part in PLAN)}")
     gpu = given.mode == "gpu"
-    minutes, jobs = given.minutes or (9.0 if gpu else 60.0), given.jobs or (8 if gpu else 1)
+    minutes, jobs = given.minutes or (9.0 if gpu else 60.0), given.jobs or (len(TOGETHER) if gpu else 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` ends the parts
     record = run(given.folder, given.mode, minutes, plan, jobs, given.built_from)
     print(f"\n{record.markdown().split('## imports')[0].rstrip()}\n\n{given.folder / 'record.md'}")

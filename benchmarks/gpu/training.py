@@ -32,7 +32,8 @@ def settings_of(part: Part, method: str, out: Path, **more: Any) -> Settings:
     if several:
         values |= part.size({"hidden": 512, "dim": 128}, {"hidden": 32, "dim": 16}) | {"blur": 0.5}
     if method == "swav":  # a queue that is full after two steps
-        values |= {"queue": 2 * values["batch"], "queue_from_epoch": 0, "freeze_prototypes_steps": 1}
+        batch = more.get("batch", values["batch"])
+        values |= {"queue": 2 * batch, "queue_from_epoch": 0, "freeze_prototypes_steps": 1}
     if method == "deepcluster":
         values |= {"pca_dim": part.size(64, 4), "sobel": True}
     if method == "odc":

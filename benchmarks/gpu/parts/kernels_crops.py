@@ -12,23 +12,29 @@ from torch import Tensor
 
 from benchmarks.gpu.part import Figures, Part
 
-READY = ("deepcluster", "odc", "swav", "deepcluster_v2", "simclr", "byol", "moco_v3", "dino", "evaluation")
+READY = {
+    "clustering": ("deepcluster", "odc", "swav", "deepcluster_v2", "evaluation"),
+    "contrastive": ("simclr", "byol", "moco_v3", "dino"),
+}
 # a crop is normalised: 1 is about a quarter of the range of its values
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 SHARE_OFF = 1e-3  # a rotated crop takes the nearest pixel, and rounding may choose its neighbour
 
 
-def run(part: Part) -> None:
-    n, side = part.size((16, 256), (2, 24))
-    for name in READY:
+def run(part: Part, which: str) -> None:
+    """`kernels_crops:clustering`, `:contrastive`, `:sizes`: each compiles a dozen kernels, so they run side by side."""
+    n, side = part.size((8, 256), (2, 24))
+    for name in READY.get(which, ()):
         recipe = getattr(multicrop_aug, name)(**part.size({}, small_sizes(name)))
         for dtype in (torch.float32, torch.bfloat16):
             short = str(dtype).removeprefix("torch.")
             part.try_(f"{name}, set in memory, {short}", lambda r=recipe, d=dtype: resident(part, r, n, side, d))
-    recipe = multicrop_aug.swav(**part.size({"size": 223, "small_size": 97}, small_sizes("swav")), rotation_degrees=5.0)
-    part.try_("swav, odd sizes, rotated", lambda: resident(part, recipe, n, side - 3, torch.float32))
-    part.try_("swav, photographs of many sizes", lambda: packed(part, recipe, n, side, torch.float32))
-    part.try_("swav, photographs of many sizes, float16", lambda: packed(part, recipe, n, side, torch.float16))
+    if which == "sizes":
+        odd = part.size({"size": 223, "small_size": 97}, small_sizes("swav"))
+        recipe = multicrop_aug.swav(**odd, rotation_degrees=5.0)
+        part.try_("swav, odd sizes, rotated", lambda: resident(part, recipe, n, side - 3, torch.float32))
+        part.try_("swav, photographs of many sizes", lambda: packed(part, recipe, n, side, torch.float32))
+        part.try_("swav, photographs of many sizes, float16", lambda: packed(part, recipe, n, side, torch.float16))
 
 
 def small_sizes(name: str) -> dict[str, int]:

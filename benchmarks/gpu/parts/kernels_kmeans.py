@@ -1,4 +1,4 @@
-"""k-means, whitening and ODC's memory on the device against the CPU, in float64 where it can be; the same bits twice."""
+"""k-means, whitening and ODC's memory on the device against the CPU; twice the same bits."""
 
 from __future__ import annotations
 

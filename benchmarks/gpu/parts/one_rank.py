@@ -45,7 +45,7 @@ def under_torchrun(part: Part) -> Figures:
     _needs_real(part)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     command += ["--module", "benchmarks.gpu.parts.one_rank", part.mode]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     print(done.stdout[-3000:], done.stderr[-3000:])
     last = (done.stderr.strip().splitlines() or [""])[-1]
     return {"ok": done.returncode == 0, "exit code": done.returncode} | ({"text": last} if done.returncode else {})

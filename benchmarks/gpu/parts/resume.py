@@ -1,7 +1,8 @@
-"""A short SwAV training with kNN at full speed; then a run that is killed and resumed beside one that is not.
+"""`resume:training`: a short SwAV training with kNN at full speed. `resume:killed`: a run that is killed and resumed
+beside one that is not.
 
 Images: `GPU_DATA` as --data takes it; else .data/gpu-data/train.npz and val.npz; else the drawn images at CIFAR-10's
-size. Two runs on a GPU have the same bits only with deterministic kernels, so the second half asks for them."""
+size. Two runs on a GPU have the same bits only with deterministic kernels, so `killed` asks for them."""
 
 from __future__ import annotations
 
@@ -25,9 +26,11 @@ from benchmarks.gpu.training import after_each_step, lines_of, settings_of
 ROOT = Path(__file__).parents[3]
 
 
-def run(part: Part) -> None:
-    part.try_("swav with kNN", lambda: trained(part))
-    part.try_("killed by SIGKILL and resumed, against a run that was not", lambda: killed(part))
+def run(part: Part, which: str) -> None:
+    if which == "training":
+        part.try_("swav with kNN", lambda: trained(part))
+    else:
+        part.try_("killed by SIGKILL and resumed, against a run that was not", lambda: killed(part))
 
 
 def data_of(part: Part) -> str:
@@ -50,7 +53,7 @@ def trained(part: Part) -> Figures:
             eval_size=32,
             batch=part.size(512, 48),
             k=part.size(200, 10),
-            epochs=part.size(10, 2),
+            epochs=part.size(6, 2),
             lr=part.size(0.6, 0.1),
             schedule="cosine",
             epsilon=0.02,
@@ -137,7 +140,7 @@ def main() -> None:
     from benchmarks.gpu.pretend import pretended_device
 
     what, mode, out, *more = sys.argv[1:]
-    part = Part("resume", mode, Path(os.devnull), 600)
+    part = Part("resume:killed", mode, Path(os.devnull), 600)
     with pretended_device(mode == "pretend") as part.pretended:
         child(part, what, Path(out), "--kill" in more)
 
