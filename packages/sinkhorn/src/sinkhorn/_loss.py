@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -28,10 +27,20 @@ def swapped_prediction_loss(
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}: SwAV uses 0.1")
-    losses = []
-    for v, logits in enumerate(scores):
-        # cross-entropy is linear in the target: one log-softmax for all codes that crop v predicts
-        targets = [code.detach().float() for c, code in zip(code_crops, codes, strict=True) if c != v]
-        if targets:
-            losses.append(F.cross_entropy(logits.float() / temperature, torch.stack(targets).sum(0)))
-    return torch.stack(losses).sum() / (len(codes) * (len(scores) - 1))
+    # Cross-entropy is linear in its target, so one log-softmax serves all codes that a crop predicts; all crops go
+    # together, since a launch on a GPU costs more than its arithmetic.
+    codes = [code.detach().float() for code in codes]
+    all_codes = _sum(codes)
+    targets, predicting = [], []
+    for v, crop in enumerate(scores):
+        others = [code for c, code in zip(code_crops, codes, strict=True) if c != v]
+        if others:
+            targets.append(_sum(others) if len(others) < len(codes) else all_codes)
+            predicting.append(crop.float())
+    logits = torch.stack(predicting) / temperature  # (V, B, K)
+    total = -(torch.stack(targets) * logits.log_softmax(-1)).sum()
+    return total / (shape[0] * len(codes) * (len(scores) - 1))
+
+
+def _sum(codes: list[Tensor]) -> Tensor:
+    return codes[0] if len(codes) == 1 else torch.stack(codes).sum(0)
