@@ -22,7 +22,7 @@ def moved(tensors: Sequence[Tensor], device: torch.device | str, non_blocking: b
         return [t.to(device, non_blocking=non_blocking) for t in tensors]
     starts, n_bytes = _starts(crossing)
     buffer = _filled(crossing, starts, n_bytes)
-    if device.type == "cuda" and non_blocking:
+    if device.type == "cuda" and non_blocking and n_bytes:
         # page-locked memory is handed out by a pool that knows when a copy from it is done
         with torch.cuda.device(device):
             buffer = buffer.pin_memory()
