@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -31,8 +30,9 @@ import torch.nn.functional as F
 from pretrain import loop
 from pretrain.build import METHODS as CLASSES
 from pretrain.config import METHODS, Settings
-from pretrain.data import Loader
+from pretrain.loader import Loader
 from pretrain.method import Method
+from pretrain.sources import Source
 from torch import Tensor, nn
 
 # n: images of the set, as memories count them; stored: of them, random ones in memory, which take turns
@@ -110,15 +110,6 @@ class RandomImages:
 
     def __len__(self) -> int:
         return self.n
-
-    def __getitem__(self, index: int) -> Any:
-        return SimpleNamespace(image=self.pixels[index % len(self.pixels)], index=index, label=-1)
-
-    def bytes(self, index: int) -> None:
-        return None
-
-    def resident(self, device: torch.device, **_: Any) -> Tensor:
-        return self.pixels.to(device)
 
 
 class Stopwatch:
@@ -203,9 +194,8 @@ def watched_by(watch: Stopwatch, name: str, images: RandomImages) -> Iterator[No
         after_step(self, run, indices)
         watch.end(self, run)
 
-    def begin_epoch(self: Method, run: Any, epoch: int) -> None:
-        if isinstance(self, CLASSES["swav"]):
-            swav_begin_epoch(self, run, epoch)
+    def stored(images: RandomImages, _: str, device: torch.device, *rest: Any) -> Source:
+        return Source(images, images.pixels.to(device))  # type: ignore[arg-type]
 
     def stored_batches(self: Loader, epoch: int, indices: list[Tensor], *rest: Any) -> Iterator[Any]:
         """Of the stored images; the method is given the numbers that were asked for."""
@@ -216,16 +206,16 @@ def watched_by(watch: Stopwatch, name: str, images: RandomImages) -> Iterator[No
         ):
             yield crops, number
 
-    swav_begin_epoch = CLASSES["swav"].begin_epoch
     changes: list[Callable[[], Any]] = [
         lambda: patch.object(cls, "loss", timed_loss),
         lambda: patch.object(cls, "after_step", timed_after_step),
         lambda: patch.object(cls, "start", lambda self, run: fill(self, run.n_images)),
-        lambda: patch.object(cls, "begin_epoch", begin_epoch),
+        lambda: patch.object(cls, "begin_epoch", lambda self, run, epoch: None),
+        lambda: patch.object(Source, "of", stored),
         lambda: patch.object(Loader, "batches", stored_batches),
         lambda: patch.object(loop, "open_for_training", lambda settings: images),
         lambda: patch.object(loop, "open_for_validation", lambda settings: None),
-        lambda: patch.object(loop.Checkpoints, "save", lambda self, state: None),  # gigabytes of random features
+        lambda: patch.object(loop.Checkpoints, "save", lambda *_, **__: True),  # gigabytes of random features
     ]
     with contextlib.ExitStack() as stack:
         for change in changes:
@@ -246,7 +236,7 @@ def measure(
     images = RandomImages(size["n"], size["large"] if size["large"] < 96 else 256)
     watch = Stopwatch(device, rounds, profile)
     with tempfile.TemporaryDirectory() as folder, watched_by(watch, name, images):
-        run = {"out": str(Path(folder) / "run"), "device": device.type, "resident": "on", "epochs": 1_000, "lr": 1e-4}
+        run = {"out": str(Path(folder) / "run"), "device": device.type, "epochs": 1_000, "lr": 1e-4}
         run |= {"max_steps": watch.n_steps, "log_every": 10**9, "knn_every": 0, "report": False, "quiet": True}
         run |= {"checkpoint_every": str(10**9), "on_collapse": "warn"}
         with contextlib.redirect_stdout(None):  # the result of a run of no use

@@ -9,6 +9,7 @@ from typing import Any
 
 Figures = dict[str, Any]
 RESULTS = ("ok", "measured", "WRONG", "failed", "not run")
+MOST_COLUMNS = 9  # of a table in record.md
 
 
 class Record:
@@ -48,35 +49,49 @@ class Record:
         for name, part in self.parts.items():
             counts = " | ".join(str(self.count(result, name) or "") for result in RESULTS)
             lines.append(f"| {name} | {part['status']} | {part.get('seconds', '')} | {counts} |")
-        wrong = [
-            f"- {name}: {row['what']}: {row['result']}"
-            for name, part in self.parts.items()
-            for row in part["rows"]
-            if row["result"].startswith(("WRONG", "failed"))
-        ]
+        wrong = []
+        for name, part in self.parts.items():
+            if part["status"] not in ("done", "running", "not reached"):
+                wrong.append(f"- {name}: {part['status']} {part.get('message', '')}")
+            wrong += [
+                f"- {name}: {row['what']}: {row['result']}"
+                for row in part["rows"]
+                if row["result"].startswith(("WRONG", "failed"))
+            ]
         lines += ["", "## What is wrong or failed", "", *(wrong or ["Nothing."])]
         for name, part in self.parts.items():
             lines += ["", f"## {name}", ""]
             lines += [f"{part['status']}: {part['message']}", ""] if part.get("message") else []
-            lines += _tables(part["rows"])
+            lines += _tables(part["rows"])[:-1]
         return "\n".join(lines).rstrip() + "\n"
 
 
 def _tables(rows: list[Figures]) -> list[str]:
-    """Rows with the same figures share a table; a row with a text, such as a profile, is followed by it."""
+    """Rows share a table while it stays narrow; a row with a text, such as a profile, ends it, and its text follows."""
     lines: list[str] = []
-    before: list[str] | None = None
+    table: list[Figures] = []
     for row in rows:
-        names = [name for name in row if name not in ("what", "result", "text")]
-        if names != before:
-            lines += [""] if before is not None else []
-            lines += ["| " + " | ".join(["what", "result", *names]) + " |", "| --- " * (2 + len(names)) + "|"]
-        lines.append("| " + " | ".join(_cell(row[name]) for name in ("what", "result", *names)) + " |")
-        before = names
+        if len(_columns([*table, row])) > MOST_COLUMNS:
+            lines += _table(table)
+            table = []
+        table.append(row)
         if row.get("text"):
-            lines += ["", *("    " + line for line in str(row["text"]).splitlines()), ""]
-            before = None
-    return lines
+            lines += [*_table(table), *("    " + line for line in str(row["text"]).splitlines()), ""]
+            table = []
+    return lines + _table(table)
+
+
+def _columns(rows: list[Figures]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row if name != "text"))
+
+
+def _table(rows: list[Figures]) -> list[str]:
+    if not rows:
+        return []
+    columns = _columns(rows)
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    lines += ["| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |" for row in rows]
+    return [*lines, ""]
 
 
 def _cell(value: Any) -> str:

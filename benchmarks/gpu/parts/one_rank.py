@@ -115,8 +115,8 @@ def trained(part: Part, method: str) -> Figures:
     alone = losses_of(part, method, 3, **more)
     build = loop.build_method
 
-    def grouped(settings: Any, n: int, _: Any, *, sync_bn: bool, cuda: bool) -> Any:
-        return build(settings, n, dist.group.WORLD, sync_bn=True, cuda=cuda)
+    def grouped(settings: Any, n: int, _: Any, *, bn_group: Any, cuda: bool) -> Any:
+        return build(settings, n, dist.group.WORLD, bn_group=dist.group.WORLD, cuda=cuda)
 
     with patch.object(loop, "build_method", grouped), patch.object(loop, "_launch", lambda _: with_ddp(part)):
         found = losses_of(part, method, 3, **more)

@@ -6,10 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from pretrain.config import Settings
 
 from benchmarks.bench_step import SIZES, measure
-from benchmarks.gpu.part import Figures, NotRun, Part
+from benchmarks.gpu.part import Figures, Part
 from benchmarks.gpu.profiling import Profile
 
 BATCH = {"cifar": 512, "imagenet": 256}
@@ -26,10 +25,11 @@ def run(part: Part, which: str) -> None:
 
 
 def speed(part: Part, method: str, size: dict[str, Any], compiled: str) -> Figures:
-    more = setting(part, compiled)
+    if compiled == "on":
+        part.needs_gpu()
     if part.mode == "gpu":
         torch.cuda.reset_peak_memory_stats()
-    found = measure(method, size, part.device, part.size(10, 1), **more)
+    found = measure(method, size, part.device, part.size(10, 1), compile=compiled)
     figures: Figures = {"ok": found.step_dtype == found.bare_dtype} | asdict(found)
     if part.mode == "gpu":
         figures["peak_mib"] = torch.cuda.max_memory_allocated() // 2**20
@@ -39,15 +39,5 @@ def speed(part: Part, method: str, size: dict[str, Any], compiled: str) -> Figur
 def profile(part: Part, method: str, size: dict[str, Any], compiled: str) -> Figures:
     part.needs_gpu()
     found = Profile()
-    measure(method, size, part.device, 1, profile=found, **setting(part, compiled))
+    measure(method, size, part.device, 1, profile=found, compile=compiled)
     return found.figures()
-
-
-def setting(part: Part, compiled: str) -> dict[str, str]:
-    """--compile, where this pretrain has it."""
-    known = "compile" in Settings.model_fields
-    if compiled == "on":
-        part.needs_gpu()
-        if not known:
-            raise NotRun("pretrain has no setting `compile`")
-    return {"compile": compiled} if known else {}

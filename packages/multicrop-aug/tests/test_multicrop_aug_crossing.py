@@ -61,6 +61,17 @@ def test_those_that_are_there_stay_as_they_are() -> None:
     assert (crossed.device.type, crossed.dtype, crossed.shape) == ("meta", torch.int64, (3,))
 
 
+def test_what_comes_back_to_the_cpu_is_waited_for() -> None:
+    class OnAGpu:
+        device = torch.device("cuda")
+
+        def to(self, device: torch.device, non_blocking: bool) -> Tensor:
+            assert not non_blocking
+            return torch.arange(2, device=device)
+
+    assert moved([OnAGpu()], "cpu", non_blocking=True)[0].tolist() == [0, 1]  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("pack", [False, True])
 def test_a_plan_and_its_rows_cross_in_one_copy_and_nothing_waits(pack: bool) -> None:
     """Tensors without data cannot be asked for any."""

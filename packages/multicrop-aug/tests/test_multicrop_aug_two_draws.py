@@ -113,7 +113,7 @@ def test_a_draw_equals_the_oracle_to_the_bit(name: str, way: None) -> None:
         assert_the_oracles(RECIPES[name], indices, draw.randrange(1000), sizes, draw.randrange(-(2**70), 2**70))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     recipe=st.sampled_from([*RECIPES.values(), EVERYTHING, moco_v3(16, scale=(1.0, 1.0)), simclr(16)]),
     compiled=st.booleans(),

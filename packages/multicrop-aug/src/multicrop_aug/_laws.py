@@ -1,4 +1,4 @@
-"""What a recipe draws from, as arrays of constants: the form that the two draws of the plan's numbers read."""
+"""What a recipe draws from, as arrays of constants: the form in which the compiled draw and NumPy's read it."""
 
 import itertools
 from collections.abc import Sequence

@@ -14,15 +14,16 @@ def moved(tensors: Sequence[Tensor], device: torch.device | str, non_blocking: b
 
     Those on the CPU cross in one uint8 buffer, of which the results are views, each aligned to 16 bytes. With
     non_blocking=True and a GPU the buffer is pinned first, and nobody waits for the copy. Tensors on another device
-    cross one by one.
+    cross one by one; what comes to the CPU is always waited for, or it would be read before it is there.
     """
     device = torch.device(device)
+    non_blocking = non_blocking and device.type != "cpu"
     crossing = [t for t in tensors if t.device.type == "cpu" and device.type != "cpu"]
     if not crossing:
         return [t.to(device, non_blocking=non_blocking) for t in tensors]
     starts, n_bytes = _starts(crossing)
     buffer = _filled(crossing, starts, n_bytes)
-    if device.type == "cuda" and non_blocking:
+    if device.type == "cuda" and non_blocking and n_bytes:
         # page-locked memory is handed out by a pool that knows when a copy from it is done
         with torch.cuda.device(device):
             buffer = buffer.pin_memory()

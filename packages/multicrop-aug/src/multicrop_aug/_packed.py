@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ._move import moved
+
 
 @dataclass(frozen=True, eq=False)
 class PackedImages:
     """B uint8 RGB images of any sizes, end to end as (H, W, 3) bytes; `pack` makes it, `render` takes it.
 
     `DataLoader(..., collate_fn=PackedImages.pack, pin_memory=True)` and `.to(device, non_blocking=True)` bring a batch
-    to the GPU in one asynchronous copy. sizes stay on the CPU, where `Recipe.draw` and `render` want to know them.
+    to the GPU without a wait. sizes stay on the CPU, where `Recipe.draw` and `render` want to know them.
     """
 
     pixels: Tensor  # (bytes,) uint8
@@ -33,7 +35,8 @@ class PackedImages:
             height, width = image.shape[-2:]
             pixels[first:end].view(height, width, 3).copy_(image.permute(1, 2, 0))
         places = torch.cat((torch.tensor(firsts, dtype=torch.int64)[:, None], sizes), 1)
-        return cls(pixels, places.to(pixels.device), sizes)
+        (places,) = moved([places], pixels.device, non_blocking=True)
+        return cls(pixels, places, sizes)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -52,7 +55,7 @@ class PackedImages:
         return self.pixels.device
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedImages":
-        """The images on another device; non_blocking needs pinned memory to be so."""
+        """The images on another device. From the CPU to a GPU only copies from pinned memory can be non_blocking."""
         pixels, places = (t.to(device, non_blocking=non_blocking) for t in (self.pixels, self.places))
         return replace(self, pixels=pixels, places=places)
 
