@@ -97,7 +97,7 @@ class _Order:
 def default_workers(resident: bool, cuda: bool) -> int:
     """Decoding goes to other processes. Crops of a resident set are made on the GPU, or on a CPU between the steps:
     they take 6 % of one there, and a process that competes for its cores costs more (docs/log.md)."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
     if resident:
         return 0
     return min(16, cores) if cuda else max(1, cores // 2)
