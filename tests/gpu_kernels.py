@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ _OPTIONS = ("num_warps", "num_stages")
 
 @dataclass(frozen=True)
 class Launch:
-    """kernel and its named arguments: tensors, numbers, constants, and the compiler's options."""
+    """kernel and its named arguments: tensors, numbers, constants, and the compiler's options.
+
+    guarded: whether it starts on the device of a tensor, and not on the current one."""
 
     kernel: Any
     arguments: dict[str, Any]
     options: dict[str, int]
+    guarded: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,21 @@ def launches_of(call: Callable[[], object]) -> list[Launch]:
     """Every launch of a Triton kernel that `call` would make. Nothing runs, so tensors may lie on the meta device."""
     jit = pytest.importorskip("triton.runtime.jit")
     found: list[Launch] = []
+    guards: list[torch.Tensor] = []
+
+    @contextmanager
+    def guard(tensor: torch.Tensor) -> Iterator[None]:
+        guards.append(tensor)
+        yield
+        guards.pop()
 
     def record(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
-        found.append(Launch(self, dict(zip(self.arg_names, args, strict=False)) | kwargs, options))
+        found.append(Launch(self, dict(zip(self.arg_names, args, strict=False)) | kwargs, options, bool(guards)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jit.JITFunction, "run", record)
+        patch.setattr(torch.cuda, "device_of", guard)
         call()
     return found
 

@@ -85,7 +85,8 @@ def crop_launch(size: int, operations: dict[str, Any], packed: bool, dtype: str 
 
 
 def check(launch: Launch, capability: int) -> Usage:
-    """Fails where registers spill."""
+    """Fails where registers spill, or where a kernel starts on another device than that of its tensors."""
+    assert launch.guarded, f"{launch.kernel.__name__}: launch it under torch.cuda.device_of"
     usage = compiled(launch, capability)
     names = {name: value for name, value in launch.arguments.items() if name.isupper()}
     assert usage.spilled <= MOST_SPILLED, f"{launch.kernel.__name__} sm_{capability} {names} {launch.options}: {usage}"
