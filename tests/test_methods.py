@@ -223,6 +223,13 @@ def test_deepcluster_v2_leaves_out_what_it_has_not_seen() -> None:
     assert all(p.grad is None or not p.grad.any() for p in method.parameters())
 
 
+def test_deepcluster_v2_refuses_more_clusters_than_images_seen_in_an_epoch() -> None:
+    with pytest.raises(
+        BadInput, match=f"--k {N - 1} clusters of the {N // 2 + 1} images that --drop-last leaves of {N}"
+    ):
+        built("deepcluster_v2", batch=N // 2 + 1, k=N - 1, drop_last=True)
+
+
 def test_deepcluster_v2_never_trains_its_centroids() -> None:
     method, _ = started("deepcluster_v2")
     assert "centroids" in dict(method.named_buffers())

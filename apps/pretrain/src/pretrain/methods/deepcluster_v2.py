@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from pretrain.config import DeepClusterV2Settings
-from pretrain.errors import TrainingFailed
+from pretrain.errors import BadInput, TrainingFailed
 from pretrain.keys import key, permutation
 from pretrain.method import Method, n_clusters, size_figures, sizes_of
 from pretrain.parts import in_parts, mean_over_ranks
@@ -38,6 +38,12 @@ class DeepClusterV2(Method):
         super().__init__()
         self.settings, self.group = settings, group
         self.k = n_clusters(settings, n_images, at_most=3000)
+        batch = min(settings.batch, n_images)
+        if settings.drop_last and (seen := n_images - n_images % batch) < self.k:
+            raise BadInput(
+                f"--k {self.k} clusters of the {seen} images that --drop-last leaves of {n_images}: lower --k or --batch, "
+                f"or leave --drop-last out"
+            )
         self.backbone = backbone
         self.projector = Projector(
             backbone.num_features, settings.hidden, settings.dim, seed=key(settings.seed, "projector")
