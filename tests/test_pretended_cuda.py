@@ -29,6 +29,13 @@ class TestPackages:
         _pass(*self.cases)
 
 
+class TestApps:
+    cases = ("classify", "transfer")
+
+    def test_cases(self) -> None:
+        _pass(*self.cases)
+
+
 class TestTraining:
     cases = ("training",)
 
