@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pretend_cuda import log, pinned, rules
+from pretend_cuda import log, norms, pinned, ranks, rules
 
 NO_KERNEL = {"_local_scalar_dense", "alias", "detach", "empty", "empty_like", "empty_strided", "equal", "is_same_size"}
 NO_KERNEL |= {"lift_fresh", "new_empty", "new_empty_strided", "record_stream", "set_"}
@@ -139,7 +139,7 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         log.launch(name)
     # in inference mode, a view of a tensor from before it is none of its own tensors either
     with torch.inference_mode(False) if view and not args[0].is_inference() else contextlib.nullcontext():
-        out = func(*unwrap(args), **_host_options(unwrap(kwargs)))
+        out = norms.STAND_INS.get(name, func)(*unwrap(args), **_host_options(unwrap(kwargs)))
         if wanted is not None and wanted.type == "cpu":
             return out
         out = tree_map_only(Tensor, lambda t: PretendedTensor(t, device), out)
@@ -153,6 +153,8 @@ def _host_options(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _on_the_host(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if func.namespace == "c10d" and any(isinstance(leaf, Tensor) for leaf in tree_leaves(args)):
+        ranks.refuse_host_tensors(func.__name__)
     if not kwargs.get("pin_memory"):
         return func(*args, **kwargs)
     return pinned.pin(func(*args, **{k: v for k, v in kwargs.items() if k != "pin_memory"}))
