@@ -43,6 +43,13 @@ class TestTraining:
         _pass(*self.cases)
 
 
+class TestRanks:
+    cases = ("ranks",)
+
+    def test_cases(self) -> None:
+        _pass(*self.cases)
+
+
 def test_every_case_is_run() -> None:
     run = [case for value in globals().values() for case in getattr(value, "cases", ())]
     assert sorted(run) == CASES
