@@ -29,8 +29,22 @@ class TestPackages:
         _pass(*self.cases)
 
 
+class TestApps:
+    cases = ("classify", "transfer")
+
+    def test_cases(self) -> None:
+        _pass(*self.cases)
+
+
 class TestTraining:
     cases = ("training",)
+
+    def test_cases(self) -> None:
+        _pass(*self.cases)
+
+
+class TestRanks:
+    cases = ("ranks",)
 
     def test_cases(self) -> None:
         _pass(*self.cases)

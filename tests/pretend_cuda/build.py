@@ -34,12 +34,15 @@ def environment() -> dict[str, str]:
     library = stub()
     python_path = [str(HERE.parent), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
     library_path = [str(library.parent), os.environ.get("LD_LIBRARY_PATH", "")]
-    return os.environ | {
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return variables | {
         "LD_PRELOAD": str(library),
         "LD_LIBRARY_PATH": ":".join(filter(None, library_path)),
         "PYTHONPATH": ":".join(filter(None, python_path)),
         "TRITON_INTERPRET": "1",  # read when a kernel is defined
         "OMP_NUM_THREADS": "1",
+        # many short processes import torch: where nothing is written beside the sources, that took most of their time
+        "PYTHONPYCACHEPREFIX": str(library.parent / "pycache"),
     }
 
 

@@ -43,6 +43,7 @@ WAIT = {
     "linalg_lstsq",
     "masked_select",
     "multinomial",
+    "nms",  # torchvision
     "nonzero",
     "unique_consecutive",
     "unique_dim",

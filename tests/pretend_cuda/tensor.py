@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map_only
 
-from pretend_cuda import log, pinned, rules
+from pretend_cuda import log, norms, pinned, ranks, rules
 
 NO_KERNEL = {"_local_scalar_dense", "alias", "detach", "empty", "empty_like", "empty_strided", "equal", "is_same_size"}
 NO_KERNEL |= {"lift_fresh", "new_empty", "new_empty_strided", "record_stream", "set_"}
@@ -90,6 +89,10 @@ class PretendedTensor(torch.Tensor):
 class PretendedMode(TorchDispatchMode):
     """For operations that have no operand on the device yet: torch.zeros(device="cuda"), x.to("cuda")."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # there is nothing to skip, and to do so imports torch's compiler
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
 
@@ -113,7 +116,7 @@ def unwrap(value: Any) -> Any:
 
 def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One operation, if a pretended device has a part in it."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = [*_tensors_of(args), *_tensors_of(kwargs.values())] if kwargs else list(_tensors_of(args))
     here = [t for t in tensors if isinstance(t, PretendedTensor)]
     wanted = kwargs.get("device")
     wanted = None if wanted is None else torch.device(wanted)
@@ -139,11 +142,25 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         log.launch(name)
     # in inference mode, a view of a tensor from before it is none of its own tensors either
     with torch.inference_mode(False) if view and not args[0].is_inference() else contextlib.nullcontext():
-        out = func(*unwrap(args), **_host_options(unwrap(kwargs)))
+        out = norms.STAND_INS.get(name, func)(*unwrap(args), **_host_options(unwrap(kwargs)))
         if wanted is not None and wanted.type == "cpu":
             return out
-        out = tree_map_only(Tensor, lambda t: PretendedTensor(t, device), out)
+        out = _wrap(out, device)
         return return_and_correct_aliasing(func, args, kwargs, out) if view or func._schema.is_mutable else out
+
+
+def _tensors_of(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors_of(value)
+
+
+def _wrap(out: Any, device: torch.device) -> Any:
+    if isinstance(out, Tensor):
+        return PretendedTensor(out, device)
+    return type(out)(_wrap(part, device) for part in out) if isinstance(out, list | tuple) else out
 
 
 def _host_options(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +170,8 @@ def _host_options(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _on_the_host(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if func.namespace == "c10d" and list(_tensors_of(args)):
+        ranks.refuse_host_tensors(func.__name__)
     if not kwargs.get("pin_memory"):
         return func(*args, **kwargs)
     return pinned.pin(func(*args, **{k: v for k, v in kwargs.items() if k != "pin_memory"}))
