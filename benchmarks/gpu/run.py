@@ -176,7 +176,7 @@ def main() -> int:
     minutes, jobs = given.minutes or (9.0 if gpu else 60.0), given.jobs or (len(TOGETHER) if gpu else 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that `finally` ends the parts
     record = run(given.folder, given.mode, minutes, plan, jobs, given.built_from)
-    print(f"\n{record.markdown().split('## imports')[0].rstrip()}\n\n{given.folder / 'record.md'}")
+    print(f"\n{record.markdown().split(f'## {plan[0].name}')[0].rstrip()}\n\n{given.folder / 'record.md'}")
     return 0 if record.is_clean else 1
 
 
