@@ -41,8 +41,8 @@ class DeepClusterV2(Method):
         batch = min(settings.batch, n_images)
         if settings.drop_last and (seen := n_images - n_images % batch) < self.k:
             raise BadInput(
-                f"--k {self.k} clusters of the {seen} images that --drop-last leaves of {n_images}: lower --k or --batch, "
-                f"or leave --drop-last out"
+                f"--k {self.k} clusters of the {seen} images that --drop-last leaves of {n_images}: "
+                f"lower --k or --batch, or leave --drop-last out"
             )
         self.backbone = backbone
         self.projector = Projector(
