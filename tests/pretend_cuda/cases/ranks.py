@@ -121,7 +121,7 @@ def test_parts_of_a_batch_on_two_gpus_are_those_of_two_processes(tmp_path: Path)
 def same_losses(a: Path, b: Path) -> None:
     of_a, of_b = ([line["loss"] for line in lines(out) if "loss" in line] for out in (a, b))
     assert len(of_a) == N_STEPS
-    assert of_a == pytest.approx(of_b, abs=1e-5)
+    assert of_a == pytest.approx(of_b, abs=1e-4)
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
