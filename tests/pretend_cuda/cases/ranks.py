@@ -20,7 +20,7 @@ from torch import nn
 for _name in ("pretrain.loop", "multicrop_aug._cpu", "multicrop_aug._triton"):
     import_module(_name)  # before the processes part: each would take seconds
 FORKS = True
-N_STEPS = 3
+N_STEPS = 2
 COMMON = [
     *("--data", "shapes:n=48,n_val=16", "--arch", "resnet18", "--stem", "cifar", "--width", "0.0625", "--k", "6"),
     *("--batch", "16", "--epochs", "2", "--max-steps", str(N_STEPS), "--log-every", "1", "--workers", "0", "--quiet"),
