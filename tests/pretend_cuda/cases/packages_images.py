@@ -34,7 +34,7 @@ def rendered(recipe: Recipe, put: Put, **options: Any) -> Any:
     return render(put(PIXELS), plan, **options)
 
 
-@crops.of(*READY, "Recipe.draw", "Recipe.setting", "render", "Jitter.ranges", "CropSpec.place", "CentreSpec.place")
+@crops.of(*READY, "Recipe.draw", "Recipe.setting", "render", "Jitter.ranges")
 def recipes(put: Put) -> Any:
     """By the fastest backend of each side: the stand-in of the kernels on the device."""
     return [rendered(READY[name], put) for name in READY]
@@ -53,11 +53,11 @@ def of_a_resident_set(put: Put) -> Any:
     return [render(put(PIXELS), plan, rows=where(rows)) for where in (lambda rows: rows, put)]
 
 
-@crops.of("CropPlan.to", "CropPlan.state_dict", "CropPlan.from_state_dict")
+@crops.of("CropPlan.to", "CropPlan.state_dict", "CropPlan.from_state_dict", "CropPlan.tensors", "CropPlan.with_tensors")
 @crops.of("CropGroup.apply", "CropGroup.joined", "CropGroup.tensors")
 def plans(put: Put) -> Any:
     plan = put(READY["swav"].draw(torch.arange(B), 0, (H, W), seed=0))
-    again = CropPlan.from_state_dict(plan.state_dict())
+    again = CropPlan.from_state_dict(plan.state_dict()).with_tensors(plan.tensors())
     groups = [group.joined(group).tensors() for group in again[0].groups]
     return render(put(PIXELS), again), groups, [group.apply(torch.clone).tensors() for group in plan.groups]
 

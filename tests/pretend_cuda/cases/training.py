@@ -20,9 +20,9 @@ from pretend_cuda.log import Log
 from pretrain.cli import main
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-N, BATCH, EPOCHS = 96, 16, 2
+N, BATCH, EPOCHS = 96, 24, 2
 STEPS = EPOCHS * N // BATCH
-LOG_EVERY, CHECKPOINT_EVERY, STOP_AFTER = 4, 5, 8
+LOG_EVERY, CHECKPOINT_EVERY, STOP_AFTER = 3, 5, 6
 COMMON = [
     *("--arch", "resnet18", "--stem", "cifar", "--width", "0.0625", "--lr", "0.05", "--k", "12"),
     *("--batch", str(BATCH), "--epochs", str(EPOCHS), "--log-every", str(LOG_EVERY), "--quiet"),
@@ -31,11 +31,11 @@ COMMON = [
 ONE_CROP = ("--crops", "1x16@0.3-1")
 CROPS = ("--crops", "2x16@0.3-1", "2x12@0.1-0.4", "--hidden", "32", "--dim", "16", "--blur", "0.5", "--solarise", "0.2")
 METHODS: dict[str, list[str]] = {
-    "deepcluster": [*ONE_CROP, "--pca-dim", "8", "--sobel", "--micro-batch", "8"],
+    "deepcluster": [*ONE_CROP, "--pca-dim", "8", "--sobel", "--micro-batch", "12"],
     # few clusters, none of which becomes small: to split one is no part of a step in steady state
     "odc": [*ONE_CROP, "--neck-hidden", "32", "--neck-dim", "16", "--k", "4", "--min-cluster", "1"],
     "deepcluster_v2": [*CROPS],
-    "swav": [*CROPS, "--queue", "32", "--queue-from-epoch", "0", "--optimizer", "larc", "--micro-batch", "8"],
+    "swav": [*CROPS, "--queue", "48", "--queue-from-epoch", "0", "--optimizer", "larc", "--micro-batch", "12"],
 }
 # times that the host may wait for the device in a step: odc's next operations depend on which clusters became small
 WAITS = {"deepcluster": 0, "odc": 1, "deepcluster_v2": 0, "swav": 0}
