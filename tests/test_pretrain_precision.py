@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cluster_memory
 import pytest
+import sinkhorn
 import torch
 from pretrain.cli import main
 from pretrain.methods.swav import Swav
@@ -44,6 +46,18 @@ def test_convolutions_of_training_steps(
     assert losses["bf16"] != losses["32"]
     if method != "odc":  # whose first clusters differ where features do
         assert losses["bf16"] == pytest.approx(losses["32"], rel=0.05)
+
+
+@pytest.mark.parametrize("error", [cluster_memory.NotFinite, sinkhorn.NotFinite])
+def test_numbers_that_are_not_finite_are_answered_with_what_to_do(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoilt(self: Swav, *_: Any) -> None:
+        raise error("scores hold NaN")
+
+    monkeypatch.setattr(Swav, "after_step", spoilt)
+    assert main(["swav", *SMALL_SWAV, "--quiet", "--out", str(tmp_path / "run")]) == 3
+    assert "step 1: scores hold NaN; lower --lr" in capsys.readouterr().err
 
 
 def test_an_error_that_is_no_bad_number_is_not_taken_for_one(

@@ -24,6 +24,7 @@ def _nearest(a: dict[str, Any]) -> None:
     a["index_out"].copy_(index)
 
 
+_real_render: Callable[..., Any] | None = None  # multicrop_aug's own, once it is imported
 STAND_INS: dict[str, Callable[[dict[str, Any]], None]] = {"_nearest": _nearest}
 
 
@@ -70,8 +71,11 @@ def pretended(*, stand_ins: bool) -> Iterator[None]:
     """stand_ins: crops by the CPU's backend; False: by the kernel in the interpreter, a second for a few images."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(InterpretedFunction, "run", _run))
-        if stand_ins:
-            import multicrop_aug._triton
+        import multicrop_aug._triton
 
-            stack.enter_context(patch.object(multicrop_aug._triton, "render_triton", _render))
+        global _real_render
+        _real_render = _real_render or multicrop_aug._triton.render_triton
+        # inside another `pretended`, whose stand-in must go again where none is wanted
+        chosen = _render if stand_ins else _real_render
+        stack.enter_context(patch.object(multicrop_aug._triton, "render_triton", chosen))
         yield

@@ -153,7 +153,7 @@ ODC = {"ORDER": 1 + 2 * 8 + 3 * 64, "N_BEFORE": 6, "ROTATION_AT": 0, "JITTER_AT"
 @pytest.mark.parametrize(
     ("constants", "most_registers"),
     [
-        pytest.param(BLURRED, 128, id="blur"),
+        pytest.param(BLURRED, 128, id="blur", marks=pytest.mark.slow),
         pytest.param(SWAV, 64, id="swav", marks=pytest.mark.slow),
         pytest.param(ODC, 64, id="odc", marks=pytest.mark.slow),
     ],

@@ -5,6 +5,7 @@ from typing import Any
 
 import indexed_images
 import multicrop_aug
+import multicrop_aug._triton
 import pytest
 import torch
 from multicrop_aug import CropPlan, PackedImages, Recipe, render
@@ -86,6 +87,7 @@ def test_the_kernel_itself(source: str) -> None:
     plan = recipe.draw(torch.arange(2), 0, (12, 12), seed=3)
     expected = render(pixels, plan, "cpu")
     with pretended(stand_ins=False) as cuda:
+        assert multicrop_aug._triton.render_triton.__module__ == "multicrop_aug._triton"  # no stand-in
         there = pixels.to("cuda") if source == "batch" else PackedImages.pack(list(pixels)).to("cuda")
         with cuda.watched() as log:
             got = render(there, plan, "triton")

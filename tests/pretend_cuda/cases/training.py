@@ -40,7 +40,10 @@ METHODS: dict[str, list[str]] = {
 # times that the host may wait for the device in a step: odc's next operations depend on which clusters became small
 WAITS = {"deepcluster": 0, "odc": 1, "deepcluster_v2": 0, "swav": 0}
 BFLOAT16_WITHIN = {"deepcluster": 0.02, "odc": 0.02, "deepcluster_v2": 0.05, "swav": 0.02}  # v2: other clusters, too
-WAITS_TO_DECODE, WAITS_TO_LOG, WAITS_TO_SAVE = 1, 1, 4
+WAITS_TO_DECODE, WAITS_TO_LOG, WAITS_TO_SAVE = 0, 1, 3  # DeepCluster-v2 checks its bank before it is saved
+# launches of a step in float32, of the resident set; deepcluster and swav in micro-batches. A few more are no fault, but
+# an optimiser that goes tensor by tensor, or a plan that crosses tensor by tensor, is
+LAUNCHES = {"deepcluster": 620, "odc": 300, "deepcluster_v2": 550, "swav": 1420}
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +140,7 @@ def test_bfloat16_follows(method: str, runs: Runs) -> None:
 
 
 def test_a_step_does_not_wait(method: str, runs: Runs) -> None:
-    wait_at_most(runs.resident.steps, WAITS[method])
+    wait_at_most(runs.resident.steps, WAITS[method], LAUNCHES[method])
 
 
 def test_a_step_with_decoding_waits_once_at_most(method: str, runs: Runs) -> None:
@@ -166,8 +169,10 @@ def each_step(cuda: Device) -> Iterator[list[Log]]:
             hook.remove()
 
 
-def wait_at_most(steps: list[Log], n: int) -> None:
-    """n, and some more where a line of the log or a checkpoint is written. Prints launches: `pytest -rP` shows them."""
+def wait_at_most(steps: list[Log], n: int, launches: int | None = None) -> None:
+    """n, and some more where a line of the log or a checkpoint is written; and no more launches than that in the others.
+
+    Prints both: `pytest -rP` shows them."""
     too_many: dict[str, list[int]] = {}  # what was wrong, and in which steps
     for step, log in enumerate(steps, 1):
         since = step - 1  # the step whose log line and checkpoint come first
@@ -175,6 +180,10 @@ def wait_at_most(steps: list[Log], n: int) -> None:
             continue  # an epoch begins: clusters, scores
         bound = n + WAITS_TO_LOG * (since % LOG_EVERY == 0) + WAITS_TO_SAVE * (since % CHECKPOINT_EVERY == 0)
         print(f"step {step}: {log.launches.total()} launches, {log.n_waits} waits of at most {bound}")
+        plain = since % LOG_EVERY and since % CHECKPOINT_EVERY
+        if launches is not None and plain and log.launches.total() > launches:
+            text = f"{log.launches.total()} launches instead of at most {launches}: {log.launches.most_common(12)}"
+            too_many.setdefault(text, []).append(step)
         if log.n_waits > bound:
             text = f"{log.n_waits} waits instead of at most {bound}; {log.waits_by_line()}"
             too_many.setdefault(text, []).append(step)
