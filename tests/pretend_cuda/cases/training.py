@@ -41,8 +41,8 @@ METHODS: dict[str, list[str]] = {
 WAITS = {"deepcluster": 0, "odc": 1, "deepcluster_v2": 0, "swav": 0}
 BFLOAT16_WITHIN = {"deepcluster": 0.02, "odc": 0.02, "deepcluster_v2": 0.05, "swav": 0.02}  # v2: other clusters, too
 WAITS_TO_DECODE, WAITS_TO_LOG, WAITS_TO_SAVE = 0, 1, 3  # DeepCluster-v2 checks its bank before it is saved
-# launches of a step in float32, of the resident set; deepcluster and swav in micro-batches. A few more are no fault, but
-# an optimiser that goes tensor by tensor, or a plan that crosses tensor by tensor, is
+# launches of a step in float32, of the resident set; deepcluster and swav in micro-batches. A few more are no fault; an
+# optimiser that goes tensor by tensor is one, and so is a plan that crosses tensor by tensor
 LAUNCHES = {"deepcluster": 620, "odc": 300, "deepcluster_v2": 550, "swav": 1420}
 
 
@@ -170,7 +170,7 @@ def each_step(cuda: Device) -> Iterator[list[Log]]:
 
 
 def wait_at_most(steps: list[Log], n: int, launches: int | None = None) -> None:
-    """n, and some more where a line of the log or a checkpoint is written; and no more launches than that in the others.
+    """n, and some more where a line of the log or a checkpoint is written; `launches` at most in the other steps.
 
     Prints both: `pytest -rP` shows them."""
     too_many: dict[str, list[int]] = {}  # what was wrong, and in which steps
