@@ -292,6 +292,19 @@ def test_swav_reads_checkpoints_that_still_have_a_flag_for_the_queue() -> None:
     method.load_state_dict(method.state_dict() | {"queue_open": torch.tensor(True)})
 
 
+@pytest.mark.parametrize("queue", [B + 3, B - 1])
+def test_swav_goes_on_with_a_queue_that_was_not_cut(queue: int) -> None:
+    method = built("swav", queue=queue, batch=B, k=4)
+    dim = method.settings.dim  # type: ignore[union-attr]
+    state = {name: value for name, value in method.state_dict().items() if not name.startswith("queue.")}
+    state |= {"queue.embeddings": torch.randn(2, queue, dim), "queue.n_valid": torch.tensor(queue)}
+    method.load_state_dict(state)
+    assert method.queue is not None
+    assert method.queue.is_full  # type: ignore[union-attr]
+    assert torch.equal(method.queue.embeddings, state["queue.embeddings"])  # type: ignore[union-attr]
+    assert method.remark is None
+
+
 def test_swav_takes_codes_from_three_crops() -> None:
     """Against a loop over code crops and the crops that predict them (Caron et al. 2020, eq. 2 and 7)."""
     method, indices = built("swav", crops=("4x16@0.3-1",), crops_for_codes=3, queue=0, k=4), torch.arange(B)

@@ -62,6 +62,12 @@ class Swav(Method):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(f"{prefix}queue_open", None)  # in checkpoints before 0.2; now it follows from the step
+        saved = state_dict.get(f"{prefix}queue.embeddings")
+        if saved is not None and (self.queue is None or self.queue.embeddings.shape[1] != saved.shape[1]):
+            # before 0.2 queues were not cut to whole batches: such a run goes on as it began
+            self.queue = EmbeddingQueue(len(saved), saved.shape[1], saved.shape[2], group=self.group)
+            self.queue.to(next(self.prototypes.parameters()).device)
+            self.remark = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
