@@ -76,8 +76,6 @@ def test_a_size_is_part_of_what_is_learnt(tmp_path: Path, capsys: pytest.Capture
     assert metrics[-1]["final"]
     assert main(["resume", str(out), "--resident", "auto"]) == 2
     assert "the run began with --resident 16" in capsys.readouterr().err
-    assert main(["odc", "--resident", "4"]) == 2
-    assert "a size from 8 to 4096 pixels" in capsys.readouterr().err
 
 
 def test_a_section_inside_another_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
