@@ -168,8 +168,9 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         f"({settings_precision(fabric)}); run folder {folder.path}"
     )
 
-    if method.remark:
-        screen.say(method.remark)
+    for remark in (source.remark, method.remark):
+        if remark:
+            screen.say(remark)
     go_on = f"; go on with: uv run apps/pretrain resume {folder.path}" if main else ""
 
     with StopSignal() as signal, checkpoints, screen:

@@ -48,10 +48,23 @@ class Source:
             pixels = images.resident(place, side, done)
         except BadInput:
             raise
-        except (ValueError, CorruptImage) as error:
+        except CorruptImage as error:
+            raise BadInput(f"--resident {resident}: {error}") from None
+        except ValueError as error:  # images of several sizes
+            reason = str(error).removesuffix(": pass size=PIXELS")
             instead = "take --resident auto, or a size such as --resident 160"
-            raise BadInput(f"--resident {resident}: {error}; {instead}") from None
+            raise BadInput(f"--resident {resident}: {reason}; {instead}") from None
         return cls(images, pixels.pin_memory() if place != device else pixels)
+
+    @property
+    def remark(self) -> str | None:
+        """What was done to the images, for the header of a run; None where they are as in their files."""
+        if self.pixels is None or self.images.bytes(0) is None:
+            return None
+        height, width = self.pixels.shape[2:]
+        where = "the GPU" if self.pixels.is_cuda else "main memory"
+        size = f"{self.pixels.nbytes / GIB:.2f} GiB"
+        return f"{len(self):,} images kept decoded at {width} x {height} pixels in {where}, {size}"
 
     def __len__(self) -> int:
         return len(self.images)
