@@ -17,6 +17,7 @@ import torch
 from forks import forked_ranks
 from pretrain.cli import main
 from pretrain.errors import BadInput
+from pretrain.parts import check_parts
 from pretrain.rendezvous import adopt_slurm_tasks
 from small_run import ROOT, SMALL, SMALL_RUNS, lines, weights
 
@@ -131,6 +132,16 @@ def test_batch_statistics_of_groups_of_ranks(tmp_path: Path) -> None:
     done = forked_ranks(3, lambda: main(arguments), tmp_path / "said")
     assert done.codes == [2, 2, 2]
     assert "--sync-bn-group 2 does not divide 3 processes" in done.errors[0]
+
+
+@pytest.mark.parametrize(("world", "batch", "micro"), [(2, 129, 64), (3, 1000, 111), (8, 1281, 40)])
+def test_ranks_have_as_many_parts(world: int, batch: int, micro: int) -> None:
+    """Else synchronised batch norm waits for ever for the rank with fewer."""
+    with pytest.raises(
+        BadInput, match=rf"--batch {batch} over {world} processes .* take a --batch that {world} divides"
+    ):
+        check_parts(batch, world, micro)
+    check_parts(batch - batch % world, world, micro)
 
 
 def test_a_rank_needs_two_images(tmp_path: Path) -> None:

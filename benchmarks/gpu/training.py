@@ -37,7 +37,7 @@ def settings_of(part: Part, method: str, out: Path, **more: Any) -> Settings:
     if method == "deepcluster":
         values |= {"pca_dim": part.size(64, 4), "sobel": True}
     if method == "odc":
-        values |= {"min_cluster": 5}
+        values |= {"min_cluster": 1}  # a split waits, and is no part of a step in steady state
     return SETTINGS[method].model_validate({"method": method} | values | more)
 
 

@@ -25,9 +25,9 @@ def command(arguments: list[str]) -> list[str]:
         return arguments
     files = [str(HERE / "cases" / f"{a}.py") if (HERE / "cases" / f"{a}.py").exists() else a for a in arguments]
     if not any(a.split("::")[0].endswith(".py") for a in files):
-        cases = (path for path in (HERE / "cases").glob("*.py") if path.name != "conftest.py")
-        files += [str(path) for path in sorted(cases, key=lambda path: (path.name != "ranks.py", path))]  # it forks
-    return [*PYTEST, *files]
+        files += [str(path) for path in sorted((HERE / "cases").glob("*.py")) if path.name != "conftest.py"]
+    # ranks fork, which they can no more once a gradient was computed; options keep their order behind their names
+    return [*PYTEST, *sorted(files, key=lambda file: not file.endswith("ranks.py"))]
 
 
 def main() -> None:

@@ -108,8 +108,10 @@ def bank(part: Part, group: Any) -> list[Tensor]:
 
 
 def trained(part: Part, method: str) -> Figures:
-    """Against the loop with micro-batches alone, in float32. Synchronised batch norm sums in another order, and a
-    network that has hardly learnt makes more of that with each step: the first has a bound."""
+    """Against the loop with micro-batches alone, in float32.
+
+    With one rank torch's SyncBatchNorm is plain batch norm: its own kernels are not tested. Sums may come in another
+    order, and a network that has hardly learnt makes more of that with each step: the first has a bound."""
     more: dict[str, Any] = {"micro_batch": part.size(64, 8), "precision": "32"}
     more |= {"neck_dropout": 0.0} if method == "odc" else {}
     alone = losses_of(part, method, 3, **more)

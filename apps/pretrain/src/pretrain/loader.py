@@ -72,7 +72,9 @@ def cropped(
         sizes, rows = torch.tensor(source.pixels.shape[2:]), indices
         pixels = source.pixels
         if pixels.device != device:  # they stay on the host, as the GPU has no room for them
-            pixels, rows = pixels[indices].pin_memory().to(device, non_blocking=True), None
+            chosen = torch.empty(len(indices), *pixels.shape[1:], dtype=pixels.dtype, pin_memory=device.type == "cuda")
+            pixels = torch.index_select(pixels, 0, indices, out=chosen).to(device, non_blocking=True)
+            rows = None
         given: Tensor | list[Tensor] | PackedImages = pixels
     else:
         given = images
@@ -119,7 +121,8 @@ class Loader:
             self._job = pool.add(Cropping(source, recipe, seed))
         elif not resident:
             self._job = pool.add(Packing(source.images))
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if device.type == "cuda" and pool.stream is None:
+            pool.stream = torch.cuda.Stream(device)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -138,10 +141,10 @@ class Loader:
             yield from zip(loaded, indices, strict=True)
             return
         made = (self._on_device(images, epoch, rows, clock) for images, rows in zip(loaded, indices, strict=True))
-        if self._stream is None:
+        if self._pool.stream is None:
             yield from made
         else:
-            yield from self._ahead(made, self._stream)
+            yield from self._ahead(made, self._pool.stream)
 
     def _on_device(self, images: PackedImages | None, epoch: int, indices: Tensor, clock: Clock) -> Batch:
         rows = indices.pin_memory() if self.device.type == "cuda" else indices

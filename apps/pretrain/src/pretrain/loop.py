@@ -29,6 +29,7 @@ from pretrain.evaluate import KnnScore
 from pretrain.interrupt import Interrupted, Moments, StopRequested, StopSignal
 from pretrain.keys import key, permutation
 from pretrain.loader import Loader
+from pretrain.parts import check_parts
 from pretrain.rendezvous import adopt_slurm_tasks, join_ranks
 from pretrain.report import write_report
 from pretrain.run import Run
@@ -61,12 +62,7 @@ def train(settings: Settings, *, resume: RunFolder | None = None) -> None:
         raise BadInput(f"--data {settings.data}: {n} image(s), and clustering needs at least 4, better hundreds")
     if batch < 2 * world:
         raise BadInput(f"--batch {batch} is less than 2 images for each of {world} processes; enlarge it")
-    here = batch // world  # images of the smallest share of a step
-    if settings.micro_batch and here // math.ceil(here / settings.micro_batch) < 2:
-        raise BadInput(
-            f"--micro-batch {settings.micro_batch} cuts the {here} images of a step into parts of one, and batch norm "
-            f"needs two; take {max(3, settings.micro_batch + 1)} or more"
-        )
+    check_parts(batch, world, settings.micro_batch)
     steps_per_epoch = n // batch if settings.drop_last else math.ceil(n / batch)
     last_step = min(settings.epochs * steps_per_epoch, settings.max_steps or 2**62)
 

@@ -67,7 +67,7 @@ class _LayerwiseSGD(Optimizer, ABC):
         return loss
 
     def _alike(self) -> list[tuple[list[Tensor], Group]]:
-        """Parameters of groups with the same options together, so that a GPU gets one launch for all of them."""
+        """Parameters of groups with the same options together, for fewer launches on a GPU."""
         found: dict[tuple[Any, ...], tuple[list[Tensor], Group]] = {}
         for group in self.param_groups:
             device = group["params"][0].device if group["params"] else None

@@ -11,6 +11,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pretrain.errors import BadInput
+
+
+def check_parts(batch: int, world: int, micro_batch: int | None) -> None:
+    """Raises BadInput where `in_parts` would make a part of one image, or more parts on one rank than on another."""
+    if micro_batch is None:
+        return
+    smallest, largest = batch // world, -(-batch // world)  # shares of the ranks
+    n_parts = -(-largest // micro_batch)
+    if smallest // n_parts < 2:
+        raise BadInput(
+            f"--micro-batch {micro_batch} cuts the {smallest} images of a step into parts of one, and batch norm needs "
+            f"two; take {max(3, micro_batch + 1)} or more"
+        )
+    if -(-smallest // micro_batch) != n_parts:  # synchronised batch norm would wait for ever for the rank with fewer
+        raise BadInput(
+            f"--batch {batch} over {world} processes and --micro-batch {micro_batch} give some of them {n_parts - 1} "
+            f"parts, others {n_parts}; take a --batch that {world} divides, such as {batch - batch % world}"
+        )
+
 
 def in_parts(
     network: Callable[[list[Tensor]], Tensor], crops: list[Tensor], micro_batch: int | None, owner: nn.Module

@@ -92,9 +92,10 @@ class Run:
                 module.train(batch_statistics)
         parts: list[Tensor] = []
         n_bad = torch.zeros((), device=self.fabric.device)  # batches, counted without waiting for a GPU
-        with torch.inference_mode(), self.fabric.autocast():
+        with torch.inference_mode():
             for i, (crops, _) in enumerate(loader.batches(0, batches)):
-                parts.append(network(crops).float())
+                with self.fabric.autocast():  # of the network alone: crops are made in float32
+                    parts.append(network(crops).float())
                 n_bad += ~parts[-1].isfinite().all()
                 self.progress(what, (i + 1) / len(batches))
                 self.between_batches()

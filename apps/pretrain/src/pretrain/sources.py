@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,8 +19,8 @@ GIB = 2**30
 class Source:
     """Images, and what is kept of them.
 
-    pixels: (N, 3, H, W) uint8: all images, on the device of the crops or, for a GPU that they do not fit on, in pinned
-    memory of the host; None = images are read and decoded for each batch."""
+    pixels: (N, 3, H, W) uint8: all images, on the device of the crops or, for a GPU that they do not fit on, in main
+    memory; None = images are read and decoded for each batch."""
 
     images: IndexedImages
     pixels: Tensor | None = None
@@ -54,7 +55,7 @@ class Source:
             reason = str(error).removesuffix(": pass size=PIXELS")
             instead = "take --resident auto, or a size such as --resident 160"
             raise BadInput(f"--resident {resident}: {reason}; {instead}") from None
-        return cls(images, pixels.pin_memory() if place != device else pixels)
+        return cls(images, pixels)
 
     @property
     def remark(self) -> str | None:
@@ -79,9 +80,8 @@ def _is_an_array_that_fits(images: IndexedImages, device: torch.device) -> bool:
 def _place_for(n_bytes: int, device: torch.device, resident: str) -> torch.device:
     """The device if it has twice the room, else the host. Raises BadInput if the host has no room to decode into."""
     fits = device.type != "cpu" and n_bytes < _free(device) // 2
-    # they are decoded into main memory, and copied to pinned memory where they stay on the host of a GPU
-    needed = n_bytes if fits or device.type == "cpu" else 2 * n_bytes
-    room = _free(torch.device("cpu"))
+    # every rank of the machine decodes all images into main memory, also where they go on to a GPU
+    needed, room = n_bytes * int(os.environ.get("LOCAL_WORLD_SIZE", 1)), _free(torch.device("cpu"))
     if needed > 0.8 * room:
         raise BadInput(
             f"--resident {resident}: {needed / GIB:.1f} GiB of memory are needed, and {room / GIB:.1f} GiB are free; "

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,6 +25,7 @@ class Pool:
 
     def __init__(self, n_workers: int, *, pin_memory: bool = False) -> None:
         self.n_workers, self.pin_memory = n_workers, pin_memory
+        self.stream: torch.cuda.Stream | None = None  # on which all loaders of the pool make crops, one at a time
         self._jobs: list[Job] = []
         self._order: list[tuple[int, int, Tensor]] = []  # job, epoch and indices of the batches asked for
         self._loader: DataLoader[Any] | None = None
@@ -47,7 +49,8 @@ class Pool:
                 sampler=_Order(self),
                 num_workers=self.n_workers,
                 persistent_workers=self.n_workers > 0,
-                prefetch_factor=4 if self.n_workers else None,
+                # pinned memory comes in powers of two, and sixteen workers are far ahead with two batches each
+                prefetch_factor=(2 if self.pin_memory else 4) if self.n_workers else None,
                 worker_init_fn=_leave_interrupts_to_the_main_process,
                 pin_memory=self.pin_memory,
             )
@@ -97,10 +100,11 @@ class _Order:
 def default_workers(resident: bool, cuda: bool) -> int:
     """Decoding goes to other processes. Crops of a resident set are made on the GPU, or on a CPU between the steps:
     they take 6 % of one there, and a process that competes for its cores costs more (docs/log.md)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
     if resident:
         return 0
-    return min(16, cores) if cuda else max(1, cores // 2)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    cores //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # every rank of the machine has a pool
+    return max(1, min(16, cores) if cuda else cores // 2)
 
 
 def _leave_interrupts_to_the_main_process(worker: int) -> None:

@@ -37,7 +37,8 @@ def cut_in_two(rows: Tensor, *key: int, n_iters: int = 20) -> Tensor:
     cumulative = running_sums(weights, len(rows), weights.amax())
     side = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     if cumulative[-1] > 0:
-        drawn = torch.searchsorted(cumulative, (second * cumulative[-1]).to(cumulative.dtype), right=True)
+        # .double(): a number times an int64 tensor would be float32
+        drawn = torch.searchsorted(cumulative, (second * cumulative[-1].double()).to(cumulative.dtype), right=True)
         two = rows[drawn.clamp_max(len(rows) - 1)]
         total = rows.sum(0)
         for _ in range(n_iters):
