@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from indexed_images import draw_shapes
+import torch
+from indexed_images import draw_shapes, open_images
 from PIL import Image
 from pretend_cuda.device import Device, pretended
 from pretend_cuda.log import Log
+from pretrain import sources
 from pretrain.cli import main
+from pretrain.config import SwavSettings
+from pretrain.data import train_recipe
+from pretrain.loader import Loader
+from pretrain.sources import Source
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 N, BATCH, EPOCHS = 96, 24, 2
@@ -167,6 +173,29 @@ def each_step(cuda: Device) -> Iterator[list[Log]]:
             yield steps
         finally:
             hook.remove()
+
+
+def test_images_that_the_gpu_has_no_room_for(images: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay in main memory; a batch of them crosses without a wait, and its crops are those of the CPU."""
+    free = sources._free
+    monkeypatch.setattr(sources, "_free", lambda device: free(device) if device.type == "cpu" else 1000)
+    folder, recipe = open_images(f"folder:{images[0]}"), train_recipe(SwavSettings(crops=("2x16@0.2-1",), blur=0.5))
+    batches = [torch.tensor([4, 0, 9]), torch.tensor([7, 7])]
+
+    def crops(device: torch.device) -> Iterator[list[torch.Tensor]]:
+        loader = Loader(Source.of(folder, "24", device), recipe, seed=3, device=device, workers=0)
+        assert loader.source.pixels is not None
+        assert loader.source.pixels.device.type == "cpu"
+        return (batch for batch, _ in loader.batches(2, batches))
+
+    with pretended() as cuda:
+        made = crops(torch.device("cuda", 0))
+        with cuda.watched() as log:
+            ours = cuda.peek(list(made))
+        assert log.waits == {}, log.waits_by_line()
+        assert all(copy.pinned for copy in log.copies)
+    for one, other in zip(ours, crops(torch.device("cpu")), strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 def wait_at_most(steps: list[Log], n: int, launches: int | None = None) -> None:
