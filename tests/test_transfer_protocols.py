@@ -19,8 +19,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from sobel_resnet import resnet18, resnet50
 from torch import nn
-from transfer_runs import Job, Progress, RunFolder, StopSignal, Weights
-from transfer_runs.mmengine import Schedule, apply_options
+from steady_runs import Job, Progress, RunFolder, StopSignal, Weights
+from steady_runs.mmengine import Schedule, apply_options
 
 VOC_CLASSES = tuple(map(str, range(20)))
 

@@ -34,8 +34,8 @@ from segment.torchvision_data import Maps, Sizes, fit, photometric_distortion, r
 from segment.torchvision_model import FCN, fcn_loss, predict, windows
 from sobel_resnet import FeatureMaps, ResNet, save_backbone
 from torch import Tensor, nn
-from transfer_runs import BadInput, Job
-from transfer_runs.plain import Order, Part, Plan, make_plan
+from steady_runs import BadInput, Job
+from steady_runs.plain import Order, Part, Plan, make_plan
 
 ENGINES: dict[str, ModuleType] = {"detect": detect_engine, "segment": segment_engine}
 APPS = {"coco": "detect", "voc": "segment", "cityscapes": "segment"}

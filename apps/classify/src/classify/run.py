@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from eval_probes import TapFeatures, read_subset_list
 from torch import Tensor
-from transfer_runs import Progress
+from steady_runs import Progress
 
 from classify import probes, results
 from classify.cli import dump

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import transfer_runs
-from transfer_runs import App, BadInput, Job, Outcome, Protocol, gpu, mmcv_operators, python, version
+import steady_runs
+from steady_runs import App, BadInput, Job, Outcome, Protocol, gpu, mmcv_operators, python, version
 
 from detect import coco, voc
 
@@ -22,7 +22,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return transfer_runs.main(APP, argv)
+    return steady_runs.main(APP, argv)
 
 
 def _run(job: Job) -> Outcome:
@@ -53,7 +53,7 @@ def _options(sub: argparse.ArgumentParser, protocol: str) -> None:
         own.set_defaults(model="c4", engine="mmdet")
 
 
-def _doctor() -> list[transfer_runs.Check]:
+def _doctor() -> list[steady_runs.Check]:
     def mmdet() -> str:
         import mmdet
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from transfer_runs import BadInput
+from steady_runs import BadInput
 
 GET = "get train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org"
 N_CLASSES = 80

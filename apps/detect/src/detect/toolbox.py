@@ -14,8 +14,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from sobel_resnet import FeatureMaps, ResNet, architecture_of, load_backbone
-from transfer_runs import BadInput, Job, Outcome, Weights, draw_objects, read_weights, side_by_side
-from transfer_runs.mmengine import Schedule, apply_options, run_mmengine
+from steady_runs import BadInput, Job, Outcome, Weights, draw_objects, read_weights, side_by_side
+from steady_runs.mmengine import Schedule, apply_options, run_mmengine
 
 from detect.coco import title as coco_title
 from detect.data import SMALL, open_data, shrink

@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.utils.data import Dataset
-from transfer_runs import BadInput
-from transfer_runs.plain import Key, generator
+from steady_runs import BadInput
+from steady_runs.plain import Key, generator
 
 Target = dict[str, Tensor]
 FOUND = {"bbox": "box", "segm": "mask"}

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from PIL import Image
 from sobel_resnet import ResNet, architecture_of, load_backbone
 from torch import Tensor, nn
-from transfer_runs import BadInput, Interrupted, Job, Outcome, draw_objects, read_weights, side_by_side
-from transfer_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
+from steady_runs import BadInput, Interrupted, Job, Outcome, draw_objects, read_weights, side_by_side
+from steady_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
 from detect.coco import title
 from detect.data import SMALL, open_data, shrink

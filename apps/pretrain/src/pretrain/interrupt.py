@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transfer_runs import Interrupted, StopSignal
+from steady_runs import Interrupted, StopSignal
 
 __all__ = ["Interrupted", "Moments", "StopRequested", "StopSignal"]
 

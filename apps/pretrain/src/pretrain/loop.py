@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment, TorchEla
 from lightning_fabric.strategies import DDPStrategy
 from sobel_resnet import save_backbone
 from torch import Tensor
-from transfer_runs import duration
+from steady_runs import duration
 
 from pretrain.board import Board
 from pretrain.build import build_method, build_optimizer

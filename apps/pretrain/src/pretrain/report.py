@@ -13,7 +13,7 @@ from indexed_images import IndexedImages
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 from torch import Tensor
-from transfer_runs import duration
+from steady_runs import duration
 
 from pretrain import figures
 from pretrain.config import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transfer_runs import Progress, bar, duration
+from steady_runs import Progress, bar, duration
 
 
 class Screen(Progress):

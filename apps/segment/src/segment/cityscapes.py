@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transfer_runs import BadInput
+from steady_runs import BadInput
 
 TITLE = "Cityscapes, FCN R50-d8, 769x769, 40k iterations"
 CLASSES = (

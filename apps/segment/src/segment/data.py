@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from indexed_images import SHAPES_CLASS_NAMES, export_shapes
-from transfer_runs import Job
+from steady_runs import Job
 
 from segment import cityscapes, voc
 

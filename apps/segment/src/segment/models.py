@@ -10,7 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS, MODELS, TRANSFORMS
 from sobel_resnet import FeatureMaps, ResNet, Stem, load_backbone
-from transfer_runs import BadInput
+from steady_runs import BadInput
 
 
 @MODELS.register_module()

@@ -13,8 +13,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from PIL import Image
 from sobel_resnet import FeatureMaps, ResNet, architecture_of, load_backbone
-from transfer_runs import BadInput, Job, Outcome, Weights, draw_map, read_weights, side_by_side
-from transfer_runs.mmengine import Schedule, apply_options, run_mmengine
+from steady_runs import BadInput, Job, Outcome, Weights, draw_map, read_weights, side_by_side
+from steady_runs.mmengine import Schedule, apply_options, run_mmengine
 
 from segment import voc
 from segment.cityscapes import IMAGE, MASK

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
-from transfer_runs import BadInput
-from transfer_runs.plain import Key, generator
+from steady_runs import BadInput
+from steady_runs.plain import Key, generator
 
 IGNORE = 255
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from PIL import Image
 from sobel_resnet import ResNet, architecture_of, load_backbone
 from torch import Tensor, nn
-from transfer_runs import BadInput, Interrupted, Job, Outcome, draw_map, read_weights, side_by_side
-from transfer_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
+from steady_runs import BadInput, Interrupted, Job, Outcome, draw_map, read_weights, side_by_side
+from steady_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
 from segment import cityscapes, voc
 from segment.data import open_data, shrink

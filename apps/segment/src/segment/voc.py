@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transfer_runs import BadInput
+from steady_runs import BadInput
 
 TITLE = "VOC12aug, FCN R50-d8, 512x512, 20k iterations"
 CLASSES = (

@@ -18,8 +18,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
-from transfer_runs import BadInput, Interrupted, Job, Progress, RunFolder, StopSignal, TrainingFailed
-from transfer_runs.mmengine import Schedule, apply_options, run_mmengine
+from steady_runs import BadInput, Interrupted, Job, Progress, RunFolder, StopSignal, TrainingFailed
+from steady_runs.mmengine import Schedule, apply_options, run_mmengine
 
 
 @MODELS.register_module()

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from transfer_runs import BadInput, Job, Progress, RunFolder, StopSignal, read_weights
+from steady_runs import BadInput, Job, Progress, RunFolder, StopSignal, read_weights
 
 
 def load(path: Path) -> tuple[SimpleNamespace, str]:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
-from transfer_runs._errors import BadInput, Interrupted, TrainingFailed
-from transfer_runs._job import Job
-from transfer_runs.plain._order import Order, batches, seed_of
+from steady_runs._errors import BadInput, Interrupted, TrainingFailed
+from steady_runs._job import Job
+from steady_runs.plain._order import Order, batches, seed_of
 
 Metrics = dict[str, float]
 

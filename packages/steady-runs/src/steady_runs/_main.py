@@ -12,16 +12,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from transfer_runs._doctor import diagnose
-from transfer_runs._errors import BadInput, TrainingFailed
-from transfer_runs._folder import RunFolder, read_results
-from transfer_runs._job import App, Job, Protocol
-from transfer_runs._launch import launch, ranks
-from transfer_runs._options import parser
-from transfer_runs._progress import Progress, duration
-from transfer_runs._report import render_report
-from transfer_runs._results import record, table
-from transfer_runs._stop import StopSignal
+from steady_runs._doctor import diagnose
+from steady_runs._errors import BadInput, TrainingFailed
+from steady_runs._folder import RunFolder, read_results
+from steady_runs._job import App, Job, Protocol
+from steady_runs._launch import launch, ranks
+from steady_runs._options import parser
+from steady_runs._progress import Progress, duration
+from steady_runs._report import render_report
+from steady_runs._results import record, table
+from steady_runs._stop import StopSignal
 
 
 def main(app: App, argv: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ def render_report(
     results: dict[str, Any], metrics: Sequence[dict[str, Any]], pictures: Sequence[tuple[str, Image.Image]]
 ) -> str:
     """The page; all names are escaped, and those that are no Unicode, as file names can be, are shown with a ?."""
-    page = Environment(loader=PackageLoader("transfer_runs", "."), autoescape=True).get_template("report.html.j2")
+    page = Environment(loader=PackageLoader("steady_runs", "."), autoescape=True).get_template("report.html.j2")
     steps = [line for line in metrics if "loss" in line]
     html = page.render(
         results=results,
@@ -30,7 +30,7 @@ def render_report(
 
 def _curves(steps: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]], column: str) -> Markup:
     scores = [(line["step"], line[column]) for line in metrics if column in line and "step" in line]
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "transfer-runs", "font.family": "sans-serif"}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "steady-runs", "font.family": "sans-serif"}):
         figure = Figure(figsize=(9, 2.8), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
         left.plot([s["step"] for s in steps], [s["loss"] for s in steps], color="#2f6fde")

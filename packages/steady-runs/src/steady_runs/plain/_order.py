@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from transfer_runs._errors import BadInput, from_worker
-from transfer_runs._job import Job
+from steady_runs._errors import BadInput, from_worker
+from steady_runs._job import Job
 
 Key = tuple[int, int]  # (place in the stream of all images, index of the image)
 

@@ -7,7 +7,7 @@ import signal
 import time
 from types import FrameType, TracebackType
 
-from transfer_runs._errors import Interrupted
+from steady_runs._errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A signal to a job comes twice: the scheduler or terminal gives it to every process, and `torchrun` and `uv run` pass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from transfer_runs import App, BadInput, Interrupted, Job, Outcome, Protocol, TrainingFailed, main, python, version
+from steady_runs import App, BadInput, Interrupted, Job, Outcome, Protocol, TrainingFailed, main, python, version
 
 
 def app(run=None, doctor=lambda: [("python", python)]) -> App:  # type: ignore[no-untyped-def]
@@ -137,7 +137,7 @@ def test_signals_are_noted_once_there_is_something_to_save(tmp_path: Path) -> No
 def test_a_second_signal_stops_at_once_but_an_echo_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun and `uv run` pass on what a scheduler has given to every process of a job already."""
     now = 100.0
-    monkeypatch.setattr("transfer_runs._stop.time.monotonic", lambda: now)
+    monkeypatch.setattr("steady_runs._stop.time.monotonic", lambda: now)
     reached = []
 
     def run(job: Job) -> Outcome:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from transfer_runs._errors import BadInput
-from transfer_runs._job import App
+from steady_runs._errors import BadInput
+from steady_runs._job import App
 
 
 class Parser(argparse.ArgumentParser):

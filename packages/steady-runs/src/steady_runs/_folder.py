@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transfer_runs._errors import BadInput
+from steady_runs._errors import BadInput
 
 JSON = dict[str, Any]
 

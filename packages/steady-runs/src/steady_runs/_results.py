@@ -11,7 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from transfer_runs._job import Outcome, Protocol
+from steady_runs._job import Outcome, Protocol
 
 DISTRIBUTIONS = ("torch", "torchvision", "onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation", "onedl-mmengine")
 BOOKKEEPING = ("out", "quiet", "workers", "check_data", "checkpoint_every", "gpus")

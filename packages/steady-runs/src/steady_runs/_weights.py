@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfer_runs._errors import BadInput
-from transfer_runs._job import Job
+from steady_runs._errors import BadInput
+from steady_runs._job import Job
 
 
 @dataclass(frozen=True)

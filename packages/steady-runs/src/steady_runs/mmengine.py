@@ -22,8 +22,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-from transfer_runs._errors import BadInput, Interrupted, TrainingFailed, from_worker
-from transfer_runs._job import Job
+from steady_runs._errors import BadInput, Interrupted, TrainingFailed, from_worker
+from steady_runs._job import Job
 
 Metrics = dict[str, float]
 

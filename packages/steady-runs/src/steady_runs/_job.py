@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from transfer_runs._folder import RunFolder
-from transfer_runs._progress import Progress
-from transfer_runs._stop import StopSignal
+from steady_runs._folder import RunFolder
+from steady_runs._progress import Progress
+from steady_runs._stop import StopSignal
 
 
 @dataclass
