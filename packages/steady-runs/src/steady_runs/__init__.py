@@ -1,34 +1,64 @@
-"""The skeleton of a transfer benchmark: command line, run folder, resume, report; MMEngine under it if installed.
+"""What any run is: settings -> command line, exit code, folder, lock, stop, progress, checkpoint, random keys.
 
->>> protocol = Protocol("shapes", "Shapes, 3 steps", columns=("AP",), check=count_images, run=train_and_score)
->>> app = App("demo", "A benchmark.", "", protocols=(protocol,), doctor=lambda: [("python", python)])
->>> exit_code = main(app, ["shapes", "--out", "runs/demo-1"])      # metrics.jsonl, results.json, report.html
+```python
+class Options(Settings):
+    epochs: PositiveInt = 10  # a string below it would be its help
 
-`steady_runs.mmengine` turns an MMEngine config into such a run; it is imported only where MMEngine is."""
 
-from steady_runs._doctor import Check as Check
-from steady_runs._doctor import gpu as gpu
-from steady_runs._doctor import mmcv_operators as mmcv_operators
-from steady_runs._doctor import python as python
-from steady_runs._doctor import version as version
-from steady_runs._errors import BadInput as BadInput
-from steady_runs._errors import Interrupted as Interrupted
-from steady_runs._errors import TrainingFailed as TrainingFailed
-from steady_runs._folder import RunFolder as RunFolder
-from steady_runs._folder import read_results as read_results
-from steady_runs._job import App as App
-from steady_runs._job import Job as Job
-from steady_runs._job import Outcome as Outcome
-from steady_runs._job import Protocol as Protocol
-from steady_runs._main import main as main
-from steady_runs._pictures import draw_map as draw_map
-from steady_runs._pictures import draw_objects as draw_objects
-from steady_runs._pictures import side_by_side as side_by_side
-from steady_runs._progress import Progress as Progress
-from steady_runs._progress import bar as bar
-from steady_runs._progress import duration as duration
-from steady_runs._report import render_report as render_report
-from steady_runs._results import table as table
-from steady_runs._stop import StopSignal as StopSignal
-from steady_runs._weights import Weights as Weights
-from steady_runs._weights import read_weights as read_weights
+def train(arguments: list[str]) -> None:
+    options = checked(Options, parse_options(arguments, Options, program="demo train"))
+    folder = RunFolder.create(None, "demo")
+    folder.write_settings(options.model_dump())
+
+
+exit_code = run_program(Program("demo", "A demo.", (Command("train", "Train.", train),)), ["train", "--epochs", "3"])
+```
+
+Parts that need torch or matplotlib are modules to import by name, so that `--help` stays quick: `steady_runs.checkpoint`,
+`steady_runs.keys`, `steady_runs.device`, `steady_runs.html`. `steady_runs.benchmark` turns a transfer benchmark into a
+program of such runs.
+"""
+
+import importlib.metadata
+
+from steady_runs.command_line import Command, Program, fail, help_text, run_argument, run_program
+from steady_runs.errors import BadInput, Interrupted, TrainingFailed, WorkerLost, from_worker, one_line
+from steady_runs.folder import RunFolder, replace
+from steady_runs.lock import FolderLock
+from steady_runs.options import parse_options
+from steady_runs.progress import Progress, bar, duration
+from steady_runs.ranks import gather_rows, launch, ranks
+from steady_runs.settings import Settings, checked, nearest, option_name
+from steady_runs.stop import StopSignal
+
+__version__ = importlib.metadata.version("steady-runs")
+
+__all__ = [
+    "BadInput",
+    "Command",
+    "FolderLock",
+    "Interrupted",
+    "Program",
+    "Progress",
+    "RunFolder",
+    "Settings",
+    "StopSignal",
+    "TrainingFailed",
+    "WorkerLost",
+    "bar",
+    "checked",
+    "duration",
+    "fail",
+    "from_worker",
+    "gather_rows",
+    "help_text",
+    "launch",
+    "nearest",
+    "one_line",
+    "option_name",
+    "parse_options",
+    "ranks",
+    "replace",
+    "run_argument",
+    "run_program",
+]

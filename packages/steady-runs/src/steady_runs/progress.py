@@ -1,4 +1,4 @@
-"""What a run says while it goes: a live line on a terminal, a plain line now and then elsewhere, nothing when quiet."""
+"""Progress of a run: a live line on a terminal, a plain line every ten seconds elsewhere, nothing with `--quiet`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ PLAIN_EVERY_S = 10.0
 
 
 class Progress:
-    """A context. `say` prints a line; `say(..., even_quiet=True)` prints it always; `doing` renews the live line."""
+    """A context in which `doing` updates the live line; `say` prints a line that stays.
+
+    Args:
+        quiet: Print only what is said with `even_quiet=True`.
+        main: False on ranks that print nothing.
+    """
 
     def __init__(self, *, quiet: bool = False, main: bool = True) -> None:
-        # this very stream: toolboxes print, and their prints are sent to a log while they run
+        # bound now: while a toolbox runs, sys.stdout is redirected to its log
         self.console = Console(file=sys.stdout, quiet=not main, highlight=False, soft_wrap=True)
         self.quiet = quiet
         self._live: Live | None = None
@@ -41,7 +46,13 @@ class Progress:
             self.console.print(text, markup=False)
 
     def doing(self, what: str, share: float, more: str = "") -> None:
-        """what: the kind of work, whose time left is measured; share: how much of it is done, 0 to 1."""
+        """Show how far the current work is, with the time left.
+
+        Args:
+            what: Name of the work; the time left is measured from when the name changes.
+            share: Fraction that is done, 0 to 1.
+            more: Further text for the line.
+        """
         now = time.monotonic()
         if what != self._what:
             self._what, self._began, self._first = what, now, share
@@ -51,7 +62,7 @@ class Progress:
         self.show(" | ".join([*parts, *([more] if more else [])]))
 
     def show(self, line: str) -> None:
-        """Put `line` in the place of the last one; without a terminal, print it if the last one is ten seconds old."""
+        """Replace the live line. Without a terminal, print `line` if the last one was printed ten seconds ago."""
         if self._live is not None:
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
         elif not self.quiet and time.monotonic() - self._said > PLAIN_EVERY_S:
@@ -60,11 +71,13 @@ class Progress:
 
 
 def bar(share: float, width: int = 12) -> str:
+    """A bar of `width` characters, of which the fraction `share` is full."""
     full = round(share * width)
     return "━" * full + "─" * (width - full)
 
 
 def duration(seconds: float) -> str:
+    """`4:05`, or `1:04:05` from an hour on."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the end of a terminal end a run after the step at hand."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run after its current step."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import signal
 import time
 from types import FrameType, TracebackType
 
-from steady_runs._errors import Interrupted
+from steady_runs.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# A signal to a job comes twice: the scheduler or terminal gives it to every process, and `torchrun` and `uv run` pass
-# on what they get. What comes so soon after the first is its echo, and nobody's second thought.
+# A process often gets the same signal twice: from the scheduler or terminal, which signals every process of a job, and
+# from `torchrun` or `uv run`, which forward theirs. A second signal within this time is such a copy, not a second Ctrl-C.
 ECHO_S = 3.0
 
 
 class StopSignal:
-    """While open, the first signal is noted in `asked`, and another one, three seconds later or more, stops at once.
+    """A context in which the first signal sets `asked`, and a second one, three seconds later or more, stops at once.
 
-    Before `defer` there is nothing worth saving, and the first one stops at once too. Signals of all ranks are those of
-    this process: torchrun passes them on to each. Under `nohup` the end of the terminal is none of its business. Forked
-    workers do not note signals: they die of SIGTERM, by which pools end them, and leave the others to this process."""
+    Call `defer` once there is something to save; before that, the first signal stops at once. Each rank handles its own
+    signals, as torchrun forwards them to every rank. Under `nohup` SIGHUP is ignored. Forked worker processes end on
+    SIGTERM, which is how pools stop them, and ignore SIGINT and SIGHUP.
+
+    Raises:
+        Interrupted: Out of whatever is running, when a signal stops at once.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -29,8 +33,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        heeded = [s for s in SIGNALS if s != signal.SIGHUP or not under_nohup]
-        self._before = {s: signal.signal(s, self._handle) for s in heeded}
+        handled = [s for s in SIGNALS if s != signal.SIGHUP or not under_nohup]
+        self._before = {s: signal.signal(s, self._handle) for s in handled}
         _open.append(self)
         return self
 
@@ -58,7 +62,7 @@ _open: list[StopSignal] = []
 
 
 def _block() -> None:
-    if _open:  # a signal that reached a child before its handlers are set would be lost, and a pool would wait for ever
+    if _open:  # without this, a signal that reaches a child before its handlers are set is lost, and its pool hangs
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints: whole or not there, written beside the training, and never trusted without their hash.
+"""Checkpoints: written in the background, replaced atomically, and checked by a hash before they are read.
 
 A checkpoint is a file of `torch.save` whose zip comment is the SHA-256 of the bytes before it. It is written beside its
-place, flushed to the disk, then renamed; the one before is kept. So whatever dies at whatever moment, one whole
-checkpoint is there, and a file that was damaged later is recognised before a byte of it is interpreted.
+place, flushed to the disk, then renamed; the previous one is kept. So one whole checkpoint exists whenever the process
+dies, and a file that was damaged later is recognised before any of it is interpreted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from pretrain.errors import BadInput
+from steady_runs.errors import BadInput
 
 _MARK = b"sha256 "
 _COMMENT = len(_MARK) + 64  # of hexadecimal digits
@@ -27,10 +27,11 @@ _CHUNK = 1 << 22  # bytes
 
 
 class Checkpoints:
-    """`checkpoint.pt` and, as `checkpoint.previous.pt`, the one before, in one folder.
+    """`checkpoint.pt` and the previous one, `checkpoint.previous.pt`, in one folder. A context that ends with `wait`.
 
-    `save` copies the tensors and returns; a thread writes the copy, which is kept for the next one: a run needs its
-    state twice. The copy is all that a training step waits for, unless the disk is slower than the checkpoints come."""
+    `save` copies the tensors and returns; a thread writes the copy. The copy's memory is kept for the next save, so a
+    run holds its state twice. Training waits only for the copy, unless checkpoints come faster than the disk writes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.last = folder / "checkpoint.pt"
@@ -40,10 +41,18 @@ class Checkpoints:
         self._error: Exception | None = None
 
     def save(self, state: dict[str, Any], provided: Tensor | None = None) -> bool:
-        """Copy the state, and write the copy beside the training. Waits for a GPU once.
+        """Copy the state and write the copy in the background. Waits for a GPU once.
 
-        provided: () bool; where it is False nothing is written, and the answer is False.
-        Raises OSError if the checkpoint before this one could not be written."""
+        Args:
+            state: Nested dicts, lists and tuples of tensors and plain values.
+            provided: () bool; if False, nothing is written.
+
+        Returns:
+            Whether the state is being written.
+
+        Raises:
+            OSError: If the previous save failed.
+        """
         self.wait()
         self._copy, provided = _copied((state, provided), (self._copy, None))
         if _is_on_gpu(state):
@@ -55,7 +64,7 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Until the last checkpoint is on the disk; raises OSError if it could not be written."""
+        """Wait until the last checkpoint is on the disk. Raises OSError if it could not be written."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -69,7 +78,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Whatever ends the run, what was to be written is written; its own failure is said unless there is another."""
+        """Finish the write at hand. Its failure is raised, unless another error is ending the run already."""
         try:
             self.wait()
         except OSError:
@@ -77,10 +86,17 @@ class Checkpoints:
                 raise
 
     def load(self) -> tuple[dict[str, Any] | None, str | None]:
-        """The newest checkpoint that is whole, on the CPU, and a warning if it is not the last; (None, None) before
-        the first. A damaged file is put aside, so that the next `save` cannot push out the good one for it.
+        """Load the newest whole checkpoint onto the CPU.
 
-        Raises BadInput if there are only damaged ones."""
+        A damaged file is renamed to `.damaged`, so that the next `save` does not replace the good one by it.
+
+        Returns:
+            (state, warning): the warning is None unless a damaged file was passed over. (None, None) if there is no
+            checkpoint yet.
+
+        Raises:
+            BadInput: If there are only damaged ones.
+        """
         damaged: list[str] = []
         for path in (self.last, self.previous):
             if not path.exists():
@@ -105,13 +121,13 @@ class Checkpoints:
                 os.replace(self.last, self.previous)
             os.replace(part, self.last)
             _flush_folder(self.last.parent)
-        except Exception as error:  # raised in the training's thread, by the next `save` or `wait`
+        except Exception as error:  # the next `save` or `wait` raises it, in the thread that trains
             self._error = _reason(error)
             part.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> Exception:
-    """The OSError that it came of, if any: torch, ending a zip archive that could not be written, complains of that."""
+    """The OSError that caused it, if any: torch reports a failed write as an error of the zip archive it could not end."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):
@@ -121,10 +137,11 @@ def _reason(error: Exception) -> Exception:
 
 
 def _copied(value: Any, old: Any) -> Any:
-    """A copy of nested dicts, lists and tuples with every tensor in memory of its own, on the CPU: that of `old`, an
-    earlier copy, where it fits (fresh pages cost more than the copying).
+    """Copy nested dicts, lists and tuples, every tensor into its own memory on the CPU.
 
-    Copies from a GPU go to pinned memory and are only begun: the caller waits for all of them together."""
+    The memory of `old`, an earlier copy, is reused where shape and dtype match, as allocating pages costs more than
+    copying. Copies from a GPU go to pinned memory and are asynchronous: the caller waits for all of them together.
+    """
     if isinstance(value, Tensor):
         fits = isinstance(old, Tensor) and old.shape == value.shape and old.dtype == value.dtype
         target = old if fits else torch.empty_like(value, device="cpu", memory_format=torch.preserve_format)
@@ -150,7 +167,7 @@ def _is_on_gpu(value: Any) -> bool:
 
 
 class _Hashed:
-    """A file that is written from front to end, and its SHA-256."""
+    """A file that is written from start to end, with the SHA-256 of what was written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha = file, hashlib.sha256()
@@ -165,20 +182,20 @@ class _Hashed:
 
 def _write_hashed(state: Any, file: BinaryIO) -> None:
     hashed = _Hashed(file)
-    torch.save(state, hashed)  # type: ignore[arg-type]  # it asks for nothing but write and flush
+    torch.save(state, hashed)  # type: ignore[arg-type]  # torch.save calls only write and flush
     file.seek(-2, os.SEEK_END)  # a zip archive ends with the length of its comment, two bytes
     file.write(_COMMENT.to_bytes(2, "little") + _MARK + hashed.sha.hexdigest().encode())
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The state, or None if the file is damaged or none of ours."""
+    """The state, or None if the file is damaged or was not written by `Checkpoints`."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             sha = hashlib.sha256()
             for piece in _pieces(file, size - _COMMENT - 2):
                 sha.update(piece)
-            sha.update(b"\0\0")  # as it was when the hash was taken: no comment yet
+            sha.update(b"\0\0")  # the comment's length when the hash was taken: there was no comment yet
             if file.read() != _COMMENT.to_bytes(2, "little") + _MARK + sha.hexdigest().encode():
                 return None
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -194,7 +211,7 @@ def _pieces(file: BinaryIO, n_bytes: int) -> Iterator[bytes]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """So that the renames outlive a power cut."""
+    """Flush the renames to the disk, so that they survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
