@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from cluster_memory import KMeans, PCAWhitening, balanced_indices, cluster_stats
 from sobel_resnet import ResNet
+from steady_runs import TrainingFailed
+from steady_runs.keys import generator, key
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from pretrain.config import DeepClusterSettings
-from pretrain.errors import TrainingFailed
-from pretrain.keys import generator, key
 from pretrain.method import Method, n_clusters, size_figures
-from pretrain.parts import in_parts, mean_over_ranks
+from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
+from pretrain.settings import DeepClusterSettings
 
 
 class DeepCluster(Method):
@@ -75,7 +75,7 @@ class DeepCluster(Method):
         else:
             x = F.normalize(x)
         seed = key(self.settings.seed, "clusters", epoch)
-        clusters = KMeans(self.k, n_iters=self.settings.kmeans_iters, seed=seed, group=run.group).fit(run.share(x))
+        clusters = KMeans(self.k, n_iters=self.settings.kmeans_iters, seed=seed, group=run.group).fit(run.own_part(x))
         return run.gather(clusters.assignments)
 
     def adopt(self, labels: Tensor) -> None:
@@ -93,7 +93,7 @@ class DeepCluster(Method):
         nn.init.zeros_(self.head.bias)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
-        features = in_parts(self.backbone, crops, self.settings.micro_batch, self)  # (V B, D)
+        features = in_micro_batches(self.backbone, crops, self.settings.micro_batch, self)  # (V B, D)
         self.embeddings = features.detach()
         labels = self.labels[indices].repeat(len(crops))
         weights = self.loss_weights()

@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from cluster_memory import EpochBank, NotFinite, cluster_stats
 from sobel_resnet import Projector, ResNet
+from steady_runs import BadInput, TrainingFailed
+from steady_runs.keys import key, permutation
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from pretrain.config import DeepClusterV2Settings
-from pretrain.errors import BadInput, TrainingFailed
-from pretrain.keys import key, permutation
 from pretrain.method import Method, n_clusters, size_figures, sizes_of
-from pretrain.parts import in_parts, mean_over_ranks
+from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
+from pretrain.settings import DeepClusterV2Settings
 
 
 class DeepClusterV2(Method):
@@ -66,8 +66,8 @@ class DeepClusterV2(Method):
 
         order = permutation(run.n_images, self.settings.seed, "start")[: run.steps_per_epoch * run.batch]
         z = run.extract_crops(embed, order, what="first embeddings")  # (n, V D)
-        z = run.share(z).unflatten(1, (n_codes, -1)).transpose(0, 1)
-        self.bank.write(run.share(order), z)
+        z = run.own_part(z).unflatten(1, (n_codes, -1)).transpose(0, 1)
+        self.bank.write(run.own_part(order), z)
 
     def begin_epoch(self, run: Run, epoch: int) -> None:
         s = self.settings
@@ -84,7 +84,7 @@ class DeepClusterV2(Method):
         self.centroids.copy_(centroids)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
-        z = in_parts(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
+        z = in_micro_batches(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
         self.embeddings = z.detach()  # (V B, D), unit rows, float32
         with torch.autocast(z.device.type, enabled=False):
             losses = [

@@ -18,14 +18,14 @@ from typing import Any
 import torch.nn.functional as F
 from cluster_memory import KMeans, OnlineClusters
 from sobel_resnet import OdcNeck, ResNet
+from steady_runs.keys import generator, key, permutation, with_replacement
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from pretrain.config import OdcSettings
-from pretrain.keys import generator, key, permutation, with_replacement
 from pretrain.method import Method, n_clusters, size_figures
-from pretrain.parts import in_parts, mean_over_ranks
+from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
+from pretrain.settings import OdcSettings
 
 
 class Odc(Method):
@@ -74,7 +74,9 @@ class Odc(Method):
         return with_replacement(run.n_images, run.steps_per_epoch * run.batch, self.settings.seed, "order", epoch)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
-        z = in_parts(lambda part: self.neck(self.backbone(part)), crops, self.settings.micro_batch, self)  # (V B, D)
+        z = in_micro_batches(
+            lambda part: self.neck(self.backbone(part)), crops, self.settings.micro_batch, self
+        )  # (V B, D)
         self.embeddings = z.detach()
         labels = self.memory.assignments[indices].repeat(len(crops))
         weights = self.memory.loss_weights(self.settings.reweight_power)

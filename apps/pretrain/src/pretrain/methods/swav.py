@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from sinkhorn import EmbeddingQueue, Prototypes, check_equipartition, sinkhorn_knopp, swapped_prediction_loss
 from sobel_resnet import Projector, ResNet
+from steady_runs import BadInput
+from steady_runs.keys import key
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from pretrain.config import SwavSettings
-from pretrain.errors import BadInput
-from pretrain.keys import key
 from pretrain.method import Method, n_clusters, sizes_of
-from pretrain.parts import in_parts, mean_over_ranks
+from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
+from pretrain.settings import SwavSettings
 
 
 class Swav(Method):
@@ -72,7 +72,7 @@ class Swav(Method):
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
         self.prototypes.normalise_()
-        z = in_parts(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
+        z = in_micro_batches(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
         self.embeddings = z.detach()  # (V B, D)
         scores = self.prototypes(z).chunk(len(crops))  # V of (B, K) float32
         self.codes = [self.codes_of(crop, scores[crop].detach()) for crop in range(self.settings.crops_for_codes)]
