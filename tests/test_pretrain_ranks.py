@@ -16,10 +16,10 @@ import pytest
 import torch
 from forks import forked_ranks
 from pretrain.cli import main
-from pretrain.errors import BadInput
-from pretrain.parts import check_parts
+from pretrain.micro_batches import check_micro_batches
 from pretrain.rendezvous import adopt_slurm_tasks
 from small_run import ROOT, SMALL, SMALL_RUNS, lines, weights
+from steady_runs import BadInput
 
 STEPS = 20
 DAILY = {("odc", 2), ("swav", 2)}  # the others with `-m slow`
@@ -140,8 +140,8 @@ def test_ranks_have_as_many_parts(world: int, batch: int, micro: int) -> None:
     with pytest.raises(
         BadInput, match=rf"--batch {batch} over {world} processes .* take a --batch that {world} divides"
     ):
-        check_parts(batch, world, micro)
-    check_parts(batch - batch % world, world, micro)
+        check_micro_batches(batch, world, micro)
+    check_micro_batches(batch - batch % world, world, micro)
 
 
 def test_a_rank_needs_two_images(tmp_path: Path) -> None:

@@ -93,12 +93,12 @@ def update(
     loss = loss_of(fabric, network, crops, indices)
     optimizer.zero_grad()
     fabric.backward(loss)
-    _prepare(optimizer, step, lr)
+    prepare(optimizer, step, lr)
     optimizer.step()
     return loss.detach()
 
 
-def _prepare(optimizer: torch.optim.Optimizer, step: int, lr: float) -> None:
+def prepare(optimizer: torch.optim.Optimizer, step: int, lr: float) -> None:
     """Set the learning rate of each group, and drop the gradients of groups that are still frozen."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
