@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,32 @@ class Run:
         """Like `extract`, from the training crops of epoch 0 (all V at once), with batch statistics. Collective."""
         return self._pass(network, self.train_loader, indices, True, what)
 
+    def extract_owned(self, network: Callable[[Tensor], Tensor], order: Tensor, owned: range) -> Tensor:
+        """Like `extract` with batch statistics, but each rank keeps the rows of its own images only. Collective.
+
+        No rank ever holds the features of all images.
+
+        Args:
+            network: Takes (B, 3, S, S) centre crops.
+            order: (N,) int64, a permutation of all images; decides which of them share a batch.
+            owned: Images whose features this rank keeps.
+
+        Returns:
+            (len(owned), D) float32 on the device, in order of the images.
+        """
+        rows: Tensor | None = None
+        for positions, features in self._batches(
+            lambda crops: network(crops[0]), self.eval_loader, order, True, "features"
+        ):
+            images = order[positions]
+            all_features, all_images = self.gather(features), self.gather(images.to(features.device))
+            is_owned = (all_images >= owned.start) & (all_images < owned.stop)
+            if rows is None:
+                rows = all_features.new_empty(len(owned), all_features.shape[1])
+            rows[all_images[is_owned] - owned.start] = all_features[is_owned]
+        assert rows is not None
+        return rows
+
     def _pass(
         self,
         network: Callable[[list[Tensor]], Tensor],
@@ -109,32 +136,52 @@ class Run:
         batch_statistics: bool,
         what: str,
     ) -> Tensor:
-        n_ranks = self.machine.n_ranks
+        positions, parts = zip(*self._batches(network, loader, indices, batch_statistics, what), strict=True)
+        rows = self.gather(torch.cat(parts))
+        if self.group is None:
+            return rows
+        return rows[self.gather(torch.cat(positions).to(rows.device)).argsort()]
+
+    def _batches(
+        self,
+        network: Callable[[list[Tensor]], Tensor],
+        loader: Loader,
+        indices: Tensor,
+        batch_statistics: bool,
+        what: str,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run the network over `indices`. Yields this rank's positions in `indices` and features (b, D) of each batch.
+
+        Every rank gets the same number of batches. Raises TrainingFailed after the last one if any was not finite.
+        """
         # Each batch is split over all ranks. So batch statistics do not depend on the number of ranks, and every rank
         # has the same number of batches: synchronised batch norm would hang if one rank had fewer.
-        size = self.plan.statistics_batch if batch_statistics else min(256, self.batch) * n_ranks
-        batches_of_all = torch.arange(len(indices)).tensor_split(math.ceil(len(indices) / size))
-        batches = [indices[self.own_part(positions)] for positions in batches_of_all]
+        size = self.plan.statistics_batch if batch_statistics else min(256, self.batch) * self.machine.n_ranks
+        positions = torch.arange(len(indices)).tensor_split(math.ceil(len(indices) / size))
+        own_positions = [self.own_part(batch) for batch in positions]
+        batches = loader.batches(0, [indices[batch] for batch in own_positions])
+        n_bad = torch.zeros((), device=self.machine.device)  # batches, counted without waiting for a GPU
+        with self._evaluating(batch_statistics):
+            for i, (crops, _) in enumerate(batches):
+                with torch.inference_mode(), self.machine.fabric.autocast():  # crops are made in float32
+                    features = network(crops).float()
+                features = features.clone()  # a tensor of inference mode may not take part in training
+                n_bad += ~features.isfinite().all()
+                yield own_positions[i], features
+                self.progress(what, (i + 1) / len(own_positions))
+                self.between_batches()
+        if self.machine.mean(n_bad) > 0:  # the same on every rank, so that all of them raise
+            raise TrainingFailed(f"{what}: NaN or infinity after step {self.step}; lower --lr, or use --precision 32")
+
+    @contextmanager
+    def _evaluating(self, batch_statistics: bool) -> Iterator[None]:
+        """Put the method into evaluation mode; its batch norms stay in training mode with `batch_statistics`."""
         training = self.method.training
         self.method.eval()
         for module in self.method.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train(batch_statistics)
-        parts: list[Tensor] = []
-        n_bad = torch.zeros((), device=self.machine.device)  # batches, counted without waiting for a GPU
-        with torch.inference_mode():
-            for i, (crops, _) in enumerate(loader.batches(0, batches)):
-                with self.machine.fabric.autocast():  # of the network alone: crops are made in float32
-                    parts.append(network(crops).float())
-                n_bad += ~parts[-1].isfinite().all()
-                self.progress(what, (i + 1) / len(batches))
-                self.between_batches()
-        self.method.train(training)
-        if self.machine.mean(n_bad) > 0:  # the same on every rank, so that all of them raise
-            raise TrainingFailed(f"{what}: NaN or infinity after step {self.step}; lower --lr, or use --precision 32")
-        # cloned: a tensor of inference mode may not take part in training
-        rows = self.gather(torch.cat(parts).clone())
-        if self.group is None:
-            return rows
-        by_rank = [torch.cat(one) for one in zip(*(p.tensor_split(n_ranks) for p in batches_of_all), strict=True)]
-        return rows[torch.cat(by_rank).argsort().to(rows.device)]
+        try:
+            yield
+        finally:
+            self.method.train(training)

@@ -21,3 +21,5 @@ class DeepClusterV2Settings(ProjectedSettings):
     """Iterations of spherical k-means, once per epoch for each clustering."""
     warm_start: bool = False
     """Start k-means from the centroids of the previous epoch, so that clusters keep their numbers."""
+    memory_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the memory of embeddings; float16 halves its bytes (docs/scaling.md)."""

@@ -32,3 +32,7 @@ class OdcSettings(RunSettings):
     """Dimension of the features that are clustered."""
     neck_dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout in the neck."""
+    memory_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the samples memory; float16 halves its bytes (docs/scaling.md)."""
+    shard_memory: bool = False
+    """Split the samples memory over the ranks, instead of one copy on each; for tens of millions of images."""
