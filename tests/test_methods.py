@@ -325,3 +325,14 @@ def test_swav_says_what_to_change_where_no_balance_is_possible() -> None:
 @pytest.mark.parametrize(("batch", "k", "queue"), [(4096, 3000, 0), (256, 3000, 3840), (8, 50, 64), (64, 64, 0)])
 def test_swav_default_queue(batch: int, k: int, queue: int) -> None:
     assert default_queue(batch, k) == queue
+
+
+@pytest.mark.parametrize("name", ["odc", "deepcluster_v2"])
+def test_memories_can_be_float16(name: str) -> None:
+    method, run = started(name, memory_dtype="float16")
+    bank = method.get_submodule("memory" if name == "odc" else "bank").bank
+    assert bank.dtype == torch.float16
+    assert bank.any()
+    method.loss(crops_of(name, torch.arange(B)), torch.arange(B)).backward()  # type: ignore[no-untyped-call]
+    method.after_step(run, torch.arange(B))  # type: ignore[arg-type]
+    assert bank.isfinite().all()

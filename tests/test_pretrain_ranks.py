@@ -49,17 +49,20 @@ def ranks(n: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("method", "n"),
+    ("method", "n", "more"),
     [
-        pytest.param(method, n, marks=[] if (method, n) in DAILY else pytest.mark.slow)
-        for method in EQUAL_RUN
-        for n in (2, 3)
+        *(
+            pytest.param(method, n, [], marks=[] if (method, n) in DAILY else pytest.mark.slow)
+            for method in EQUAL_RUN
+            for n in (2, 3)
+        ),
+        *(pytest.param("odc", n, ["--shard-memory"], marks=pytest.mark.slow) for n in (2, 3)),
     ],
 )
-def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> None:
+def test_many_ranks_equal_one_process(method: str, n: int, more: list[str], tmp_path: Path) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
     assert main([method, *EQUAL_RUN[method], "--quiet", "--out", str(one)]) == 0
-    done = forked_ranks(n, lambda: main([method, *EQUAL_RUN[method], "--out", str(many)]), tmp_path / "said")
+    done = forked_ranks(n, lambda: main([method, *EQUAL_RUN[method], *more, "--out", str(many)]), tmp_path / "said")
     assert done.codes == [0] * n, done.errors
     assert "backbone " in done.out[0]
     assert not any(done.out[1:])  # only the first rank speaks
