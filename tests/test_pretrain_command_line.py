@@ -46,6 +46,10 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int 
         (["--recipe", "odc_shape"], "did you mean 'odc_shapes'?"),
         (["--recipe"], "needs a name"),
         (["resume"], "resume needs the run folder"),
+        (["--data", "shapes"], "the command comes first"),
+        (["compare"], "needs run folders"),
+        (["compare", "nowhere"], "nowhere: not a run"),
+        (["recipes", "odc_shapes"], "recipes takes no arguments"),
         (["resume", "nowhere"], "nowhere: not a run"),
     ],
 )
@@ -102,7 +106,12 @@ def write_jpeg(path: Path, *, truncated: bool) -> None:
 
 def test_help_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert "pretrain METHOD" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert main([]) == 2  # the same text, and an exit code that a script notices
+    assert capsys.readouterr().out == text
+    assert "resume RUN" in text
+    assert main(["--version"]) == 0
+    assert "torch 2." in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         main(["odc", "--help"])
     assert stop.value.code == 0

@@ -128,7 +128,7 @@ def help_text(program: Program) -> str:
 def run_argument(arguments: Sequence[str], program: str) -> tuple[str, list[str]]:
     """Split `RUN [options]` into the run folder and the options. Raises BadInput if the folder is missing."""
     if not arguments or arguments[0].startswith("-"):
-        raise BadInput(f"needs the run folder, such as: {program} runs/NAME-1")
+        raise BadInput(f"{program.split()[-1]} needs the run folder, such as: {program} runs/NAME-1")
     return arguments[0], list(arguments[1:])
 
 
