@@ -1,4 +1,4 @@
-"""The plots of the report, each an SVG that needs nothing else."""
+"""The plots of the report, as SVG."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _STYLE: Any = PLOT_STYLE | {
 
 
 def curves(metrics: list[dict[str, Any]]) -> Markup:
-    """Loss, kNN, clusters and embeddings against the step; panels without data are left out."""
+    """Loss, kNN score, clusters and embeddings against the step; panels without data are left out."""
     panels = [
         ("loss", "loss", 1.0),
         ("knn_top1", "kNN top-1, %", 1.0),
         ("change", "labels changed, % of the batch", 100.0),
         ("effective_clusters", "effective number of clusters", 1.0),
-        ("nmi", "agreement with the clusters before (NMI)", 1.0),
+        ("nmi", "agreement with the previous clusters (NMI)", 1.0),
         ("code_entropy", "entropy of the codes, nats", 1.0),
         ("rankme", "effective rank of the embeddings", 1.0),
     ]
@@ -57,7 +57,7 @@ def curves(metrics: list[dict[str, Any]]) -> Markup:
 
 
 def cluster_sizes(sizes: Tensor) -> Markup:
-    """Images in each cluster, largest first."""
+    """Number of images in each cluster, largest first."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 2.8), layout="constrained")
         axis: Axes = figure.subplots()
@@ -70,7 +70,7 @@ def cluster_sizes(sizes: Tensor) -> Markup:
 
 
 def embedding_map(features: Tensor, colours: Tensor, names: list[str] | None) -> Markup:
-    """t-SNE of the features (cosine); a colour a class, or a cluster where there are no classes."""
+    """t-SNE of the features (cosine), coloured by class, or by cluster if there are no classes."""
     if len(features) < 10:
         return Markup()
     from sklearn.manifold import TSNE  # seconds to import, and only used at the end

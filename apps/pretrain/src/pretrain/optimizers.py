@@ -1,15 +1,16 @@
-"""Three optimisers that scale the step of each tensor by |p| / |g|, each exactly as the recipes that name it had it.
+"""LARC and two versions of LARS: optimisers that scale the step of each tensor by |p| / |g|.
 
-LARS is You et al. 2017, arXiv:1708.03888. Its implementations differ, and a recipe's numbers hold for its own:
+LARS is from You et al. 2017, arXiv:1708.03888. Its implementations differ, so each recipe uses the one of its authors:
 
-              of              lr in the buffer    where a norm is 0        biases and norms
-LARC          apex: SwAV      no                  g as it is, no decay     like the others
-LARS          MMSelfSup       yes                 lam = 1, decay stays     like the others
-ClippedLARS   solo-learn      no, and lam <= 1    g as it is, no decay     g as it is, no decay
+              from            lr in the buffer    if a norm is 0           biases and norms
+LARC          apex: SwAV      no                  g, no decay              like all others
+LARS          MMSelfSup       yes                 lam = 1, with decay      like all others
+ClippedLARS   solo-learn      no, and lam <= 1    g, no decay              g, no decay
 
 p is one tensor of parameters, g its gradient, m its momentum buffer, wd the weight decay, lam the local rate, and |.|
-the L2 norm over the whole tensor. All groups with the same options move at once, and the host never waits for the
-device: what depends on a norm is decided there."""
+the L2 norm of the whole tensor. Groups with the same options are updated together, and the host never waits for the
+device: choices that depend on a norm are made on the device.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ Group = dict[str, Any]
 
 
 class _LayerwiseSGD(Optimizer, ABC):
-    """What the three share: options, checks, and momentum; `_move` is what differs."""
+    """What the three share: options, checks and momentum. They differ in `_move`."""
 
     def __init__(
         self, params: ParamsT, lr: float, momentum: float, weight_decay: float, trust: float, eps: float, **more: Any
@@ -35,13 +36,13 @@ class _LayerwiseSGD(Optimizer, ABC):
         super().__init__(params, options | more)
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group; options it does not name are the constructor's. Raises ValueError for a value out of range."""
+        """Add a group; missing options are those of the constructor. Raises ValueError for a value out of range."""
         options = self.defaults | param_group
         for name in ("lr", "momentum", "weight_decay", "trust", "eps"):
             if not options[name] >= 0:
                 raise ValueError(f"{name} must be at least 0, got {options[name]}")
         if options["momentum"] >= 1:
-            raise ValueError(f"momentum must be below 1, got {options['momentum']}: no older step would ever fade")
+            raise ValueError(f"momentum must be below 1, got {options['momentum']}")
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if p.dtype not in (torch.float32, torch.float64):  # bfloat16 would round a step of 0.001 |p| away
@@ -55,7 +56,7 @@ class _LayerwiseSGD(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every parameter that has a gradient; where grad is None, parameter and momentum stay as they are."""
+        """Update every parameter that has a gradient. Parameters without one, and their momentum, stay."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -67,7 +68,7 @@ class _LayerwiseSGD(Optimizer, ABC):
         return loss
 
     def _alike(self) -> list[tuple[list[Tensor], Group]]:
-        """Parameters of groups with the same options together, for fewer launches on a GPU."""
+        """Merge groups with the same options, for fewer kernel launches on a GPU."""
         found: dict[tuple[Any, ...], tuple[list[Tensor], Group]] = {}
         for group in self.param_groups:
             device = group["params"][0].device if group["params"] else None
@@ -77,10 +78,10 @@ class _LayerwiseSGD(Optimizer, ABC):
 
     @abstractmethod
     def _move(self, params: list[Tensor], grads: list[Tensor], group: Group) -> None:
-        """Update params by grads, none of them None; the variants' own part."""
+        """Update the parameters; the part that differs between the variants."""
 
     def _momentum(self, params: list[Tensor], updates: list[Tensor], group: Group) -> list[Tensor]:
-        """m <- momentum m + update, from m = 0, and returns m: the update itself, unbuffered, if momentum is 0."""
+        """m <- momentum m + update, starting from m = 0. Returns m, or the update itself if momentum is 0."""
         if group["momentum"] == 0:
             return updates
         for p in params:
@@ -92,7 +93,7 @@ class _LayerwiseSGD(Optimizer, ABC):
         return buffers
 
     def _descend(self, params: list[Tensor], updates: list[Tensor], group: Group) -> None:
-        """SGD's own step: m <- momentum m + update, p <- p - lr m."""
+        """The step of SGD: m <- momentum m + update, p <- p - lr m."""
         torch._foreach_add_(params, self._momentum(params, updates, group), alpha=-group["lr"])
 
 
@@ -187,7 +188,7 @@ def _local_rate(p_norm: Tensor, g_norm: Tensor, group: Group) -> Tensor:
 
 
 def _else_as_it_is(lam: Tensor, p_norm: Tensor, g_norm: Tensor) -> Tensor:
-    """The factor that makes lam (g + wd p) equal to g where |p| or |g| is 0: 1 if p is 0, else 0 as g is 0."""
+    """lam, but if |p| or |g| is 0, the factor with which lam (g + wd p) equals g: 1 if p is 0, else 0."""
     return torch.where(p_norm == 0, 1.0, torch.where(g_norm == 0, 0.0, lam))
 
 

@@ -1,8 +1,9 @@
-"""Where the processes of a run find each other under torchrun or `srun`, also after `torchrun --max-restarts`.
+"""How the processes of a run find each other under torchrun or `srun`, also after `torchrun --max-restarts`.
 
-torchrun's store outlives its processes, and torch 2.13 reads in it what an earlier attempt wrote: addresses of
-processes that are dead, where one rank is seconds ahead of another (pytorch/pytorch#135712, #167288). The count of
-restarts would tell attempts apart on one host only. So ranks agree on a name that nobody has used before."""
+torchrun's store outlives its processes. After a restart, torch 2.13 may read what an earlier attempt wrote there, such as
+addresses of dead processes, if one rank is seconds ahead of another (pytorch/pytorch#135712, #167288). The number of
+restarts is known on one host only, so it cannot tell attempts apart. So the ranks agree on a name that is new.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +20,13 @@ from steady_runs import BadInput
 
 
 def adopt_slurm_tasks() -> None:
-    """Under `srun` alone, set what torchrun would: each task of a job step is a rank. Otherwise nothing happens.
+    """Under `srun` without torchrun, set the variables that torchrun would set: each task of the job step is a rank.
 
-    The variables of a step, not those of a job: a batch script that has eight tasks to give is itself no rank."""
+    Reads the variables of a step, not those of a job: a batch script with eight tasks to give is not a rank itself.
+
+    Raises:
+        BadInput: If the nodes have different numbers of tasks.
+    """
     told = os.environ
     n = int(told.get("SLURM_STEP_NUM_TASKS", 1))
     if n < 2 or "WORLD_SIZE" in told:
@@ -31,14 +36,14 @@ def adopt_slurm_tasks() -> None:
         raise BadInput(f"srun: {per_node} tasks on the nodes; take as many on each, such as --ntasks-per-node 8")
     root = SLURMEnvironment.resolve_root_node_address(told["SLURM_STEP_NODELIST"])
     told.setdefault("MASTER_ADDR", root)
-    # jobs on one node differ in their number, steps of a job in theirs
+    # different ports for jobs on one node, and for steps of one job
     told.setdefault("MASTER_PORT", str(20_000 + (7 * int(told["SLURM_JOB_ID"]) + int(told["SLURM_STEP_ID"])) % 10_000))
     told |= {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": as_many_on_each[1], "GROUP_RANK": told["SLURM_NODEID"]}
     told |= {"RANK": told["SLURM_PROCID"], "LOCAL_RANK": told["SLURM_LOCALID"]}
 
 
 def join_ranks(backend: str, timeout: timedelta) -> None:
-    """Make the default process group of the ranks that torchrun's environment variables describe."""
+    """Make the default process group from torchrun's environment variables. Raises DistStoreError on a timeout."""
     store, rank, world = next(iter(dist.rendezvous("env://", timeout=timeout)))
     dist.init_process_group(
         backend, store=fresh_part(store, rank, world, timeout), rank=rank, world_size=world, timeout=timeout
@@ -48,11 +53,15 @@ def join_ranks(backend: str, timeout: timedelta) -> None:
 
 
 def fresh_part(store: dist.Store, rank: int, world: int, timeout: timedelta) -> dist.Store:
-    """A part of `store` that no earlier attempt has written in, the same on all ranks.
+    """A part of `store` that no earlier attempt has written to, the same on all ranks.
 
-    Rank 0 names it, and answers whatever greeting it finds; the others take no answer but the one to their own
-    greeting. A greeting that was left behind gets an answer that nobody reads, and another one once it is renewed.
-    Raises DistStoreError if a rank is missing after `timeout`."""
+    Every other rank writes a greeting. Rank 0 answers each greeting with the name of the new part, and the other ranks
+    accept only the answer to their own greeting. A greeting left by an earlier attempt gets an answer that nobody
+    reads; once its rank writes a new one, that is answered, too.
+
+    Raises:
+        DistStoreError: If a rank is missing after `timeout`.
+    """
     mine, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
     if rank == 0:
         answered: dict[int, bytes] = {}

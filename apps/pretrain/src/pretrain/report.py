@@ -1,4 +1,4 @@
-"""report.html: what a run learnt, in one file that opens without a network."""
+"""report.html: what a run has learnt, in one file that opens without a network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,15 @@ class Montage:
 def write_report(
     folder: PretrainFolder, settings: RunSettings, images: IndexedImages, features: Tensor, assignments: Tensor
 ) -> None:
-    """features: (N, D) of the finished backbone; assignments: (N,) cluster of each image at the end."""
+    """Write report.html.
+
+    Args:
+        folder: Of the run; its metrics are plotted.
+        settings: Of the run.
+        images: The N training images.
+        features: (N, D) of the finished backbone.
+        assignments: (N,) int64, the final cluster of each image.
+    """
     metrics = folder.read_metrics()
     features, assignments = features.cpu(), assignments.cpu()
     k = int(assignments.max()) + 1
@@ -66,7 +74,7 @@ def _colours(images: IndexedImages, assignments: Tensor) -> Tensor:
 
 
 def _cluster_montages(images: IndexedImages, assignments: Tensor, sizes: Tensor, seed: int) -> list[Montage]:
-    """The largest, the median and the smallest clusters, a few of each; members drawn by key."""
+    """Montages of some of the largest, the median and the smallest clusters, with random members."""
     by_size = [int(c) for c in sizes.argsort(descending=True, stable=True) if sizes[c] > 0]
     middle = len(by_size) // 2
     chosen = {
@@ -85,7 +93,7 @@ def _cluster_montages(images: IndexedImages, assignments: Tensor, sizes: Tensor,
 
 
 def _neighbour_montage(images: IndexedImages, features: Tensor, seed: int) -> str:
-    """A row an image: the image, then its nearest neighbours among all others."""
+    """One row per query: the image, then its nearest neighbours among all other images."""
     queries = torch.randperm(len(images), generator=generator(seed, "neighbours"))[:N_QUERIES]
     found, _ = nearest_neighbours(features[queries], features, k=min(N_NEIGHBOURS + 1, len(images)))
     tiles = []
@@ -96,7 +104,7 @@ def _neighbour_montage(images: IndexedImages, features: Tensor, seed: int) -> st
 
 
 def _picture(tiles: list[Image.Image], columns: int, *, first_apart: bool = False) -> str:
-    """Tiles in rows -> data URI of a PNG; `first_apart` leaves room after the first column."""
+    """Tiles in rows, as the data URI of a PNG. `first_apart` leaves a gap after the first column."""
     gap, apart = 3, 12 if first_apart else 0
     rows = -(-len(tiles) // columns)
     width = min(columns, len(tiles)) * (TILE + gap) - gap + apart
