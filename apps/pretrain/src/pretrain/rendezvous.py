@@ -1,7 +1,7 @@
 """How the processes of a run find each other under torchrun or `srun`, also after `torchrun --max-restarts`.
 
-torchrun's store outlives its processes. After a restart, torch 2.13 may read what an earlier attempt wrote there, such as
-addresses of dead processes, if one rank is seconds ahead of another (pytorch/pytorch#135712, #167288). The number of
+torchrun's store outlives its processes. After a restart, torch 2.13 may read what an earlier attempt wrote there, such
+as addresses of dead processes, if one rank is seconds ahead of another (pytorch/pytorch#135712, #167288). The number of
 restarts is known on one host only, so it cannot tell attempts apart. So the ranks agree on a name that is new.
 """
 
