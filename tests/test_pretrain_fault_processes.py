@@ -22,7 +22,7 @@ from pretrain.assemble import method_class
 from pretrain.cli import main
 from pretrain.saver import _Due
 from small_run import lines
-from steady_runs import StopSignal
+from steady_runs import FolderLock, StopSignal
 from test_pretrain_ranks import child_of, environment, torchrun, wait_for_step
 
 slow = pytest.mark.slow
@@ -207,3 +207,26 @@ def test_all_ranks_stop_soon_after_one_was_told(step_s: float, within: int, tmp_
     done = forked_ranks(2, work, tmp_path)
     assert done.codes[0] == done.codes[1], done.errors
     assert told_at <= done.codes[0] < told_at + within
+
+
+def test_a_folder_that_another_process_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`resume RUN & resume RUN`: the second one names the first and changes nothing. A lock dies with its process."""
+    out = tmp_path / "run"
+    assert main(arguments(METHOD, out, "--max-steps", "1")) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    ready, is_ready = os.pipe()
+    owner = os.fork()
+    if owner == 0:
+        with FolderLock(out):
+            os.write(is_ready, b"x")
+            signal.pause()
+    os.read(ready, 1)
+    capsys.readouterr()
+    assert main(["resume", str(out), "--quiet"]) == 2
+    assert f"process {owner} on " in one_line(capsys.readouterr().err)
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+    os.kill(owner, signal.SIGKILL)
+    os.waitpid(owner, 0)
+    assert main(["resume", str(out), "--quiet"]) == 0
+    assert not (out / ".lock").exists()
