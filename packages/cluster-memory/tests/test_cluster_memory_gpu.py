@@ -139,7 +139,7 @@ def test_a_bad_batch_changes_nothing_and_is_named_later(gpu: Callable[[bool], No
     poisoned[4, 2] = torch.nan
     for wrong, rows, error, match in (
         (indices, poisoned, NotFinite, r"samples \[44\]"),
-        (indices + 281, features, ValueError, "dataset positions"),
+        (indices + 281, features, ValueError, "positions in the data set"),
         (indices - 41, features, ValueError, "got -1 to 18"),
     ):
         for ask in (
@@ -285,5 +285,5 @@ def test_faiss_without_a_gpu_says_that_it_copies(
 
 def test_two_faiss_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_faiss, "_is_installed", lambda name: name in ("faiss-cpu", "faiss-gpu"))
-    with pytest.raises(ImportError, match="faiss-cpu and faiss-gpu install one and the same package"):
+    with pytest.raises(ImportError, match="faiss-cpu and faiss-gpu both install the package faiss"):
         KMeans(5, backend="faiss").fit(blobs(50))

@@ -12,7 +12,7 @@ from cluster_memory import KMeans, _assign
 from cluster_memory._nearest import Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
-from cluster_memory._screen import Coarse, Screened
+from cluster_memory._coarse import CoarseRows, CoarseNearest
 from cluster_memory._sources import Source
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,7 +72,7 @@ def test_screened_equals_float64(
     kind: str, n: int, k: int, dim: int, cosine: bool, dtype: torch.dtype, seed: int
 ) -> None:
     x, c = example(kind, n, k, dim, cosine, seed)
-    screened = Screened(c, cosine, dtype)
+    screened = CoarseNearest(c, cosine, dtype)
     check(x, c, cosine, *screened(x))
     assert 0 <= screened.n_rechecked <= screened.n_seen == n
     if kind == "integers":  # exact in every precision, so ties can be compared
@@ -90,10 +90,10 @@ def test_screened_equals_float64(
 )
 def test_fused_screening_equals_float64(kind: str, n: int, k: int, dim: int, cosine: bool, seed: int) -> None:
     pytest.importorskip("numba")
-    from cluster_memory._fused import FusedScreened
+    from cluster_memory._numba_loops import NumbaCoarseNearest
 
     x, c = example(kind, n, k, dim, cosine, seed)
-    screened = FusedScreened(c, cosine)
+    screened = NumbaCoarseNearest(c, cosine)
     distance, index = screened(x)
     check(x, c, cosine, distance, index)
     assert 0 <= screened.n_rechecked <= screened.n_seen == n
@@ -105,8 +105,8 @@ def test_fused_screening_equals_float64(kind: str, n: int, k: int, dim: int, cos
 @pytest.mark.parametrize("cosine", [False, True])
 def test_limits_are_limits_and_rule_most_out(dtype: torch.dtype, cosine: bool) -> None:
     x, c = example("normal", 500, 320, 64, cosine, 0)
-    screened = Screened(c, cosine, dtype)
-    limits = screened._upper_limits(Coarse.of(x, dtype))
+    screened = CoarseNearest(c, cosine, dtype)
+    limits = screened._upper_limits(CoarseRows.of(x, dtype))
     scores = x.double() @ c.double().T - (0 if cosine else c.double().square().sum(1) / 2)
     best = scores[:, screened._members].amax(2)  # (N, G)
     assert (limits >= best).all()
@@ -172,7 +172,7 @@ def test_centroids_that_stay_are_not_compared_again(
 @pytest.mark.parametrize("fused", [False, True])
 def test_ties_between_moved_and_unmoved_centroids_go_to_the_lowest(fused: bool) -> None:
     """A row at the origin, its own centroid at distance 1; then another comes as near, its own leaves, or both."""
-    loops = pytest.importorskip("cluster_memory._fused") if fused else None
+    loops = pytest.importorskip("cluster_memory._numba_loops") if fused else None
     near = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     far = 7 * near
     x = torch.zeros(3, 2)
@@ -183,7 +183,7 @@ def test_ties_between_moved_and_unmoved_centroids_go_to_the_lowest(fused: bool) 
         rows.check_finite()
         frame = Frame(False, torch.zeros(2), 1.0, is_identity=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_assign, "fused_loops", lambda *_: loops)
+            patch.setattr(_assign, "numba_loops", lambda *_: loops)
             assigned, full = (_assign.Assignment(rows, 4, frame, Ranks(None)) for _ in range(2))
             assigned.update(torch.where(torch.tensor(before)[:, None], near, far))
             patch.setattr(assigned, "_among_all", lambda _: pytest.fail("a pass over all"))

@@ -305,7 +305,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="expected features"):
         memory.initialise(torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))
     memory.initialise(torch.ones(6, 2), torch.tensor([0, 1] * 3))
-    with pytest.raises(ValueError, match="dataset positions"):
+    with pytest.raises(ValueError, match="positions in the data set"):
         memory.update(torch.tensor([6]), torch.ones(1, 2))
     with pytest.raises(ValueError, match="expected indices"):
         memory.update(torch.tensor([1]), torch.ones(1, 3))

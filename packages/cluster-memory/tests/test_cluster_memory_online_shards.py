@@ -82,7 +82,7 @@ def worker(rank: int, size: int, folder: str) -> None:
             torch.testing.assert_close(here, there)
         asked = torch.arange(rank, N, 7)[: 20 - rank]  # another list, of another length, on every rank
         assert torch.equal(sharded.assignments_of(asked), alone.assignments[asked])
-        with pytest.raises(ValueError, match="dataset positions"):
+        with pytest.raises(ValueError, match="positions in the data set"):
             sharded.update(torch.tensor([N]), torch.ones(1, 6))
 
         saved = sharded.state_dict()

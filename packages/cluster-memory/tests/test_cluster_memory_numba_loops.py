@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cluster_memory import KMeans, _assign
-from cluster_memory._crew import Crew
+from cluster_memory._threads import Threads
 from cluster_memory._nearest import Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Rows
@@ -24,18 +24,18 @@ needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reas
 @needs_numba
 def test_fused_screening_scores_few_centroids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows with few rivals never reach the float32 product with all, rows with many do, and both are right."""
-    from cluster_memory import _fused
+    from cluster_memory import _numba_loops
 
     x = torch.randn(600, 64, generator=torch.Generator().manual_seed(0))
     c = x + 0.05
-    monkeypatch.setattr(_fused.Nearest, "best", lambda *_: pytest.fail("a product with all centroids"))
-    assert torch.equal(_fused.FusedScreened(c, False)(x)[1], torch.arange(600))
+    monkeypatch.setattr(_numba_loops.Nearest, "best", lambda *_: pytest.fail("a product with all centroids"))
+    assert torch.equal(_numba_loops.NumbaCoarseNearest(c, False)(x)[1], torch.arange(600))
     monkeypatch.undo()
     crowded = c[:1] + 1e-4 * c  # limits cannot tell these apart
-    screened = _fused.FusedScreened(crowded, False)
+    screened = _numba_loops.NumbaCoarseNearest(crowded, False)
     seen = []
     best = Nearest.best
-    monkeypatch.setattr(_fused.Nearest, "best", lambda self, rows: seen.append(rows) or best(self, rows))
+    monkeypatch.setattr(_numba_loops.Nearest, "best", lambda self, rows: seen.append(rows) or best(self, rows))
     distance, index = screened(x)
     assert len(seen) == 1
     exact = (x.double()[:, None] - crowded.double()).square().sum(2)
@@ -56,12 +56,12 @@ def test_fused_screening_scores_few_centroids(monkeypatch: pytest.MonkeyPatch) -
 def test_fused_minimum_and_sums_have_the_bits_of_torch(
     ties: bool, n: int, k: int, dim: int, cosine: bool, seed: int
 ) -> None:
-    from cluster_memory._fused import FusedNearest, add_by_label
+    from cluster_memory._numba_loops import NumbaNearest, add_by_label
 
     g = torch.Generator().manual_seed(seed)
     x = torch.randint(-1, 2, (n, dim), generator=g).float() if ties else torch.randn(n, dim, generator=g)
     c = x[torch.randint(0, n, (k,), generator=g)]
-    plain, fused = Nearest(c, cosine), FusedNearest(c, cosine)
+    plain, fused = Nearest(c, cosine), NumbaNearest(c, cosine)
     for facts in (None, plain.facts(x).copied()):
         (distance, index), (fast, where) = plain(x, facts), fused(x, facts)
         assert torch.equal(index, where)
@@ -88,13 +88,13 @@ def fit(monkeypatch: pytest.MonkeyPatch, k: int, metric: str, fused: bool, threa
     g = torch.Generator().manual_seed(k)
     x = 2 * torch.randn(k, 48, generator=g)[torch.randint(0, k, (3000,), generator=g)]
     x += torch.randn(x.shape, generator=g)
-    loops = importlib.import_module("cluster_memory._fused") if fused else None
+    loops = importlib.import_module("cluster_memory._numba_loops") if fused else None
     with monkeypatch.context() as patch:
         patch.setattr(_assign, "_LARGE", 0)
-        patch.setattr(_assign, "fused_loops", lambda *_: loops)
+        patch.setattr(_assign, "numba_loops", lambda *_: loops)
         patch.setattr(_assign, "coarse_dtype", lambda: torch.int8)
         patch.setattr("cluster_memory._kmeans.block_rows", lambda *_: 100)
-        patch.setattr(_assign, "Crew", lambda _: Crew(threads))
+        patch.setattr(_assign, "Threads", lambda _: Threads(threads))
         return KMeans(k, metric, n_iters=12).fit(x)
 
 
@@ -126,10 +126,10 @@ def test_threads_change_no_bit(k: int, fused: bool, monkeypatch: pytest.MonkeyPa
 
 def test_a_crew_keeps_order_and_leaves_torch_as_it_was() -> None:
     with threads_of_torch(2):
-        check_a_crew(Crew(3))
+        check_a_crew(Threads(3))
 
 
-def check_a_crew(crew: Crew) -> None:
+def check_a_crew(crew: Threads) -> None:
     taken, threads = [], set()
 
     def items() -> Any:
@@ -158,12 +158,12 @@ def check_a_crew(crew: Crew) -> None:
 
 
 def test_small_problems_and_machines_without_numba_load_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(_assign.sys.modules, "cluster_memory._fused", raising=False)
+    monkeypatch.delitem(_assign.sys.modules, "cluster_memory._numba_loops", raising=False)
     small, large = (Rows(Source(torch.empty(1, 128).expand(n, -1)), n, Ranks(None)) for n in (10_000, 10**6))
-    assert _assign.fused_loops(small, 100) is None
-    assert _assign.fused_loops(small, 1000) is None
+    assert _assign.numba_loops(small, 100) is None
+    assert _assign.numba_loops(small, 1000) is None
     monkeypatch.setattr(_assign.importlib.util, "find_spec", lambda name: None)
-    assert _assign.fused_loops(large, 3000) is None
+    assert _assign.numba_loops(large, 3000) is None
 
 
 def test_a_source_that_gives_one_buffer_again_is_not_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_a_source_that_gives_one_buffer_again_is_not_read_ahead(monkeypatch: pyt
             yield buffer.copy_(part)
 
     monkeypatch.setattr(_assign, "_LARGE", 0)
-    monkeypatch.setattr(_assign, "fused_loops", lambda *_: None)
+    monkeypatch.setattr(_assign, "numba_loops", lambda *_: None)
     start = x[:20]
     with threads_of_torch(4):
         read, whole = KMeans(20, n_iters=4, init=start).fit(blocks), KMeans(20, n_iters=4, init=start).fit(x)
