@@ -139,7 +139,7 @@ def test_equals_the_naive_loop_for_500_steps(
         indices = torch.randint(0, n, (12,), generator=g)
         if step % 3 == 0:
             indices[6:] = indices[:6].clone()  # duplicates
-        features = torch.randn(12, 5, generator=g) + 2 * centre  # crowds together, so that clusters run dry
+        features = torch.randn(12, 5, generator=g) + 2 * centre  # close together, so that other clusters become small
         if step % 50 == 0:
             centre = torch.randn(5, generator=g)
         ties: list[float] = []
@@ -178,6 +178,21 @@ def test_resume_is_bit_identical() -> None:
     run(copy, g, 40)
     for name, value in memory.state_dict().items():
         assert torch.equal(value, copy.state_dict()[name]), name
+
+
+def test_arrays_give_what_tensors_give() -> None:
+    x, g = drifting(60, 4)
+    first, indices = torch.randint(0, 5, (60,), generator=g), torch.randint(0, 60, (16,), generator=g)
+    one, other = OnlineClusters(60, 4, 5), OnlineClusters(60, 4, 5)
+    one.initialise(x, first)
+    other.initialise(x.numpy(), first.numpy())
+    features = torch.randn(16, 4, generator=g)
+    assert torch.equal(one.update(indices, features), other.update(indices.numpy(), features.double().numpy()))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert torch.equal(one.assignments_of(indices), other.assignments_of(indices.numpy()))
+    assert "n_samples=60, dim=4, k=5, momentum=0.5, min_cluster=20, seed=0" in repr(one)
+    with pytest.raises(TypeError, match="positional"):
+        OnlineClusters(60, 4, 5, 0.5, 20, None)  # type: ignore[misc]
 
 
 def test_state_is_the_buffers_only() -> None:
@@ -270,7 +285,7 @@ def test_a_step_never_touches_all_samples() -> None:
 
 
 def test_sums_do_not_drift() -> None:
-    """100,000 updates of float32 rows: the stated bound, 2 U 2^-53 max|sum|, and far below it in fact."""
+    """100,000 updates of float32 rows stay within the stated bound, 2 U 2^-53 max|sum|, and in fact far below it."""
     x, g = drifting(400, 16)
     memory = OnlineClusters(400, 16, 8, min_cluster=1)
     memory.initialise(x, torch.randint(0, 8, (400,), generator=g))
@@ -285,10 +300,10 @@ def test_starts_from_kmeans() -> None:
     x, g = drifting(500, 6)
     memory = OnlineClusters(500, 6, 10)
     result = KMeans(10, "cosine").fit(x)
-    memory.initialise(x, result.assignments)
+    memory.initialise(x, result.assignments_)
     unit = torch.nn.functional.normalize(x, dim=1)
     for c in range(10):
-        torch.testing.assert_close(memory.centroids[c], unit[result.assignments == c].mean(0))
+        torch.testing.assert_close(memory.centroids[c], unit[result.assignments_ == c].mean(0))
     torch.testing.assert_close(memory.bank, unit)
     run(memory, g, 50)
     assert memory.counts.min() >= 1

@@ -114,8 +114,8 @@ class EpochBank(nn.Module):
             return
         rows, is_written = rows[last_occurrences(indices)].transpose(0, 1), torch.ones_like(indices, dtype=torch.bool)
         if _device.on_gpu(indices.device):
-            # Checking the indices here would make the host wait. Instead, if one is out of range, the rows are written
-            # over with themselves, and the range is kept for a later check.
+            # Checking the indices here would make the host wait. Instead, if one is out of range, row 0 is overwritten
+            # with itself, and the range is kept for a later check.
             low, high = indices.aminmax()
             if self._seen is not None:
                 low, high = torch.minimum(low, self._seen[0]), torch.maximum(high, self._seen[1])
