@@ -48,7 +48,7 @@ class DeepClusterV2(Method):
         self.projector = Projector(
             backbone.num_features, settings.hidden, settings.dim, seed=key(settings.seed, "projector")
         )
-        self.bank = EpochBank(n_images, settings.dim, settings.crops_for_codes, group)
+        self.bank = EpochBank(n_images, settings.dim, settings.crops_for_codes, group=group)
         self.register_buffer("labels", torch.full((settings.n_heads, n_images), -100))  # (H, N) int64
         self.register_buffer("centroids", torch.zeros(settings.n_heads, self.k, settings.dim))  # (H, K, D)
         self.register_buffer("nmi", torch.full((), torch.nan))  # of the last two clusterings, first head

@@ -68,7 +68,7 @@ class Odc(Method):
         z = run.extract(lambda x: self.neck(self.backbone(x)), indices=order, batch_statistics=True)  # (N, D)
         z = F.normalize(z)[order.argsort().to(z.device)]
         clusters = KMeans(self.k, seed=key(self.settings.seed, "start")).fit(z)
-        self.memory.initialise(z, clusters.assignments)
+        self.memory.initialise(z, clusters.assignments_)
 
     def begin_epoch(self, run: Run, epoch: int) -> Tensor:
         return with_replacement(run.n_images, run.steps_per_epoch * run.batch, self.settings.seed, "order", epoch)
