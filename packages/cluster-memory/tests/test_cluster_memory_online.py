@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class NaiveODC:
-    """The paper's memories over all samples, in float64 NumPy loops; only the random draws are shared with ours."""
+    """The paper's memories, as NumPy loops over all samples in float64. It shares only the random draws with ours."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, k: int, threshold: int, seed: int) -> None:
         self.bank = np.stack([f / (np.linalg.norm(f) + 1e-10) for f in features.astype(np.float64)])
@@ -119,8 +119,8 @@ def check_consistent(memory: OnlineClusters) -> None:
         (150, 5, 20, torch.float32, 1e-5),
         (50, 10, 20, torch.float32, 1e-5),
         pytest.param(70, 4, 5, torch.float32, 1e-5, marks=pytest.mark.slow),
-        # each write rounds by up to 2^-12 of the largest entry, and half of what was there before stays: 2^-11 in all,
-        # 1.4 times that where a sum of two rows is shorter than they are
+        # Each write rounds by up to 2^-12 of the largest entry, and half of the earlier error stays: 2^-11 in total,
+        # and 1.4 times that if the sum of two rows is shorter than the rows.
         (150, 5, 20, torch.float16, 1e-3),
     ],
 )
@@ -212,12 +212,12 @@ def test_last_duplicate_wins_and_both_start_from_the_old_row() -> None:
     features = torch.tensor([[0.0, 3.0], [0.0, -2.0], [5.0, 0.0]])
     ratio = memory.update(torch.tensor([0, 0, 2]), features)
     torch.testing.assert_close(memory.bank[0], torch.tensor([0.5, -0.5]) * 2**0.5)
-    assert memory.assignments[0] == 0  # (.7, .7) would have tied, the last row does not
+    assert memory.assignments[0] == 0  # the first occurrence alone, (.7, .7), would be a tie
     assert float(ratio) == 0
     check_consistent(memory)
 
 
-def test_reweighting_of_methods_section_6() -> None:
+def test_loss_weights_of_four_sizes() -> None:
     memory = OnlineClusters(130, 2, 4, min_cluster=1)
     sizes = torch.tensor([100, 25, 4, 1])
     memory.initialise(torch.randn(130, 2, generator=torch.Generator()), torch.arange(4).repeat_interleave(sizes))
@@ -246,12 +246,12 @@ def test_identical_and_zero_features() -> None:
     memory.update(torch.arange(100), torch.ones(100, 4))
     memory.split_small_clusters()
     assert memory.counts.min() > 0
-    for _ in range(40):  # halved each time, the rows end at zero
+    for _ in range(40):  # halved each time, until the rows are zero
         memory.update(torch.arange(100), torch.zeros(100, 4))
     zero = OnlineClusters(100, 4, 10)
     zero.initialise(torch.zeros(100, 4), torch.arange(100) % 10)
     zero.update(torch.arange(50), torch.zeros(50, 4))
-    assert (zero.assignments[:50] == 0).all()  # all scores are 0: the first class
+    assert (zero.assignments[:50] == 0).all()  # all scores are 0, so the lowest index wins
     zero.split_small_clusters()
     assert zero.counts.min() > 0
     assert zero.centroids.isfinite().all()
@@ -259,7 +259,7 @@ def test_identical_and_zero_features() -> None:
 
 
 def test_a_step_never_touches_all_samples() -> None:
-    """Every operation is watched: tensors as long as the data set may only be looked up or written at indices."""
+    """Operations on tensors as long as the data set may only read or write at indices."""
     n, k = 1_000_000, 50
     allowed = ("index.Tensor", "index_put_.default", "detach.default", "view.default")
 
@@ -281,7 +281,7 @@ def test_a_step_never_touches_all_samples() -> None:
     assert seen
     with Watch():
         memory.assignments.bincount()
-    assert not seen <= set(allowed)  # the watch does see a pass over all samples
+    assert not seen <= set(allowed)  # a pass over all samples would be noticed
 
 
 def test_sums_do_not_drift() -> None:

@@ -53,7 +53,7 @@ def test_balanced_draws_are_balanced() -> None:
     assert drawn.shape == (300,)
     sizes = torch.bincount(assignments[drawn], minlength=8)
     assert sizes.nonzero().flatten().tolist() == [0, 3, 7]
-    assert sizes[[0, 3, 7]].min() >= 97  # 101 each, less the three that fall off the end
+    assert sizes[[0, 3, 7]].min() >= 97  # 101 draws each, of which the last three are dropped
     from_first = drawn[assignments[drawn] == 0]
     assert len(from_first.unique()) == len(from_first)  # large clusters: without replacement
     assert len(drawn[assignments[drawn] == 3].unique()) > 5
@@ -63,7 +63,7 @@ def test_balanced_draws_are_balanced() -> None:
 
 
 def test_balanced_draws_a_class_as_in_the_reference() -> None:
-    """methods.md section 6: 129 draws a class for 1,281,167 samples in 10,000 classes; here a hundredth of it."""
+    """The reference draws 129 a class for 1,281,167 samples in 10,000 classes; this is a hundredth of that."""
     assignments = torch.arange(12_811) % 100
     drawn = balanced_indices(assignments, 12_811, seed=0)
     assert torch.bincount(assignments[drawn]).max() <= 129

@@ -1,4 +1,4 @@
-"""Whatever rows are read from, the same rows give the same clusters."""
+"""The same rows give the same clusters from every kind of source."""
 
 import mmap
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def rows(n: int = 300, dim: int = 6) -> torch.Tensor:
 
 
 class OnDisk:
-    """As h5py and zarr do it: a shape, a dtype, and slices only."""
+    """Like a data set of h5py or zarr: a shape, a dtype, and slices only."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self._x, self.shape, self.dtype = x.numpy(), tuple(x.shape), x.numpy().dtype
@@ -29,7 +29,7 @@ class OnDisk:
 
 
 class Foreign:
-    """Another library's array."""
+    """An array of another library, which offers DLPack."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self._x = x
