@@ -364,7 +364,7 @@ class OnlineClusters(Samples):
             self._rebuild_members()
             given = state_dict.get(prefix + "bank")
             if given is not None and given.dtype != self.bank.dtype:
-                self._sum_up()  # the rows were rounded, so the sums in the checkpoint no longer fit
+                self._sum_up()  # loading may have rounded the rows, so the saved sums may not fit them
 
 
 def _block_rows(width: int) -> int:
