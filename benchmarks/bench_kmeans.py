@@ -41,7 +41,7 @@ Side = Callable[[Tensor, Tensor, int], Tensor]
 
 
 def ours(x: Tensor, start: Tensor, n_iters: int) -> Tensor:
-    return KMeans(len(start), n_iters=n_iters, init=start, empty="keep").fit(x).centroids
+    return KMeans(len(start), n_iters=n_iters, init=start, empty="keep").fit(x).centroids_
 
 
 def faiss_kmeans(x: Tensor, start: Tensor, n_iters: int) -> Tensor:
@@ -263,7 +263,7 @@ def out_of_core(n: int, dim: int = 128, k: int = 1_000, n_iters: int = 2) -> dic
             "file_mib": path.stat().st_size / 2**20,
             "peak_before_mib": before,
             "peak_mib": peak_mib(),
-            "inertia_per_row": result.inertia / n,
+            "inertia_per_row": result.inertia_ / n,
         }
     print("\nout of core: " + ", ".join(f"{key} {value:,.5g}" for key, value in row.items()))
     return row

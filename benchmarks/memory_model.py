@@ -76,7 +76,7 @@ def build(case: Case, group: dist.ProcessGroup | None, seed: int) -> tuple[nn.Mo
 
         return memory, step
     if case.kind == "deepcluster_v2":
-        bank = EpochBank(case.n, case.dim, case.views, group, bank_dtype=dtype)
+        bank = EpochBank(case.n, case.dim, case.views, bank_dtype=dtype, group=group)
         for start in range(0, case.n, 4096):
             bank.bank[:, start : start + 4096] = 1.0  # touched, so that the pages are there
         return bank, lambda indices, z: bank.write(indices, z.expand(case.views, -1, -1))

@@ -38,13 +38,13 @@ def nearest(part: Part, n: int, k: int, dim: int, metric: str) -> Figures:
     x = blobs(n, k, dim)
     start = blobs(k, k, dim, seed=1)
     found = KMeans(k, metric, n_iters=0, init=start.to(part.device), empty="keep").fit(x.to(part.device))  # type: ignore[arg-type]
-    a, b = x.double(), found.centroids.cpu().double()
+    a, b = x.double(), found.centroids_.cpu().double()
     if metric == "cosine":
         a, b = (torch.nn.functional.normalize(rows, dim=1) for rows in (a, b))
     distances = torch.cdist(a, b).square()
-    chosen = distances.gather(1, found.assignments.cpu()[:, None]).flatten()
+    chosen = distances.gather(1, found.assignments_.cpu()[:, None]).flatten()
     excess = float(((chosen - distances.amin(1)) / (a.square().sum(1) + b.square().sum(1).mean())).max())
-    differ = float((found.assignments.cpu() != distances.argmin(1)).double().mean())
+    differ = float((found.assignments_.cpu() != distances.argmin(1)).double().mean())
     return {"ok": excess < 1e-6, "rows that differ": differ, "farther by, relative": excess}
 
 
@@ -55,10 +55,10 @@ def fit(part: Part, n: int, k: int, dim: int, metric: str, init: str) -> Figures
     on_cpu = KMeans(k, metric, n_iters=10, init=init, seed=0).fit(x)  # type: ignore[arg-type]
     same = all(
         torch.equal(getattr(fits[0], name).cpu(), getattr(fits[1], name).cpu())
-        for name in ("centroids", "assignments", "counts")
+        for name in ("centroids_", "assignments_", "counts_")
     )
-    off = abs(fits[0].inertia / on_cpu.inertia - 1)
-    whole = int(fits[0].counts.sum()) == n and int(fits[0].counts.min()) > 0
+    off = abs(fits[0].inertia_ / on_cpu.inertia_ - 1)
+    whole = int(fits[0].counts_.sum()) == n and int(fits[0].counts_.min()) > 0
     return {"ok": off < 1e-3 and same and whole, "inertia off, relative": off, "same bits twice": same}
 
 
@@ -68,9 +68,11 @@ def repaired(part: Part, n: int, k: int, dim: int) -> Figures:
     x[: n // 2] = x[0] + 1e-3 * torch.randn(n // 2, dim, generator=torch.Generator().manual_seed(5))
     start = torch.cat([x[: k // 2], 1e3 + torch.rand(k - k // 2, dim, generator=torch.Generator().manual_seed(6))])
     fits = [KMeans(k, n_iters=5, init=start.to(part.device)).fit(x.to(part.device)) for _ in range(2)]
-    same = all(torch.equal(getattr(fits[0], a).cpu(), getattr(fits[1], a).cpu()) for a in ("centroids", "assignments"))
-    none_empty = int(fits[0].counts.min()) > 0
-    return {"ok": same and none_empty, "n_repaired": fits[0].n_repaired, "same bits twice": same}
+    same = all(
+        torch.equal(getattr(fits[0], a).cpu(), getattr(fits[1], a).cpu()) for a in ("centroids_", "assignments_")
+    )
+    none_empty = int(fits[0].counts_.min()) > 0
+    return {"ok": same and none_empty, "n_repaired": fits[0].n_repaired_, "same bits twice": same}
 
 
 def whitened(part: Part, n: int, dim: int) -> Figures:

@@ -88,7 +88,7 @@ def queue(part: Part, group: Any) -> list[Tensor]:
 
 def kmeans(part: Part, group: Any) -> list[Tensor]:
     found = KMeans(12, n_iters=5, group=group).fit(rows(part, 2000, 16))
-    return [found.centroids, found.assignments, found.counts]
+    return [found.centroids_, found.assignments_, found.counts_]
 
 
 def online(part: Part, group: Any) -> list[Tensor]:

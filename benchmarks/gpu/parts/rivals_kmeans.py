@@ -39,7 +39,7 @@ def on_device(part: Part, n: int, k: int, dim: int) -> Figures:
     x, start = rows_of(part, n, k, dim)
     half = x.bfloat16()
     sides: dict[str, Callable[[], Any]] = {
-        "ours": lambda: KMeans(k, n_iters=N_ITERS, init=start, empty="keep").fit(x).centroids,
+        "ours": lambda: KMeans(k, n_iters=N_ITERS, init=start, empty="keep").fit(x).centroids_,
         "cdist": lambda: lloyd(x, start, by_cdist),
         "product": lambda: lloyd(x, start, by_product),
         # as flash-style k-means does it, in plain torch: tensor cores, rounded distances

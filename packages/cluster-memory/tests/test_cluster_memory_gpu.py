@@ -1,6 +1,6 @@
-"""What is done otherwise on a GPU, run on CPU tensors that are taken for a GPU's.
+"""The code for GPUs, run on CPU tensors that are treated as tensors on a GPU.
 
-No float additions whose order is open, one question to the device a step, and errors when someone asks anyway."""
+It adds no floats in an order that is not fixed, waits for the device once a step, and raises errors at such a wait."""
 
 import copy
 import sys
@@ -16,14 +16,16 @@ from cluster_memory._two_means import cut_in_two
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# torch's list of operations that are not repeatable on CUDA (torch.use_deterministic_algorithms), as far as they add
+# operations that add and are not repeatable on CUDA, according to torch.use_deterministic_algorithms
 RACING = ("index_add", "scatter_add", "cumsum", "put_", "histc", "bincount", "scatter_reduce", "index_reduce")
-# operations after which the host must know a value or a length
+# operations that give the host a value or a length
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave", "equal", "bincount", "unique")
 
 
 class Operations(TorchDispatchMode):
-    """Counts what would race on a GPU, and what would wait for it. `tolist` is not seen: it is no operation here."""
+    """Counts operations that would race on a GPU, and those that would wait for it.
+
+    `tolist` is not counted, since on a CPU it does not pass the dispatcher."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +48,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Takes every tensor for one on a GPU, until told otherwise."""
+    """Makes the package treat every tensor as one on a GPU, until called with False."""
 
     def pretend(yes: bool) -> None:
         monkeypatch.setattr(_device, "on_gpu", lambda device: yes)
@@ -69,7 +71,7 @@ def online(n: int = 300, k: int = 12) -> OnlineClusters:
 def steps(memory: OnlineClusters, n: int, crowd: float = 2.0) -> int:
     n_split, g = 0, torch.Generator().manual_seed(5)
     for step in range(n):
-        centre = crowd * torch.randn(6, generator=torch.Generator().manual_seed(step // 5))  # clusters run dry
+        centre = crowd * torch.randn(6, generator=torch.Generator().manual_seed(step // 5))  # close together
         indices = torch.randint(0, memory.n_samples, (48,), generator=g)
         memory.update(indices, torch.randn(48, 6, generator=g) + centre)
         if step % 10 == 9:
@@ -79,13 +81,13 @@ def steps(memory: OnlineClusters, n: int, crowd: float = 2.0) -> int:
 
 
 def clusterings() -> list[torch.Tensor]:
-    """Of everything that adds floats: first centroids, empty clusters repaired, sums, splits."""
+    """Results of everything that adds floats: first centroids, repairs of empty clusters, sums, splits."""
     x = blobs(200)
     x[::7] = x[0]
     found = []
     for metric in ("euclidean", "cosine"):
         for init in ("k-means++", x[:1].repeat(20, 1)):  # equal centroids: 19 clusters start empty
-            found.append(KMeans(20, metric, n_iters=6, init=init).fit(x).centroids)  # type: ignore[arg-type]
+            found.append(KMeans(20, metric, n_iters=6, init=init).fit(x).centroids_)  # type: ignore[arg-type]
     found.append(cut_in_two(blobs(61), 1, 2).float())
     memory = online()
     assert steps(memory, 20) > 2
@@ -99,13 +101,13 @@ def test_no_float_is_added_in_an_open_order(gpu: Callable[[bool], None]) -> None
     gpu(False)
     with Operations() as seen:
         here = clusterings()
-    assert {"index_add_", "cumsum"} <= set(seen.racing)  # so the watch does see them
+    assert {"index_add_", "cumsum"} <= set(seen.racing)  # shows that the count works
     for a, b in zip(here, there, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_the_host_asks_once_in_a_step(gpu: Callable[[bool], None]) -> None:
-    """The one question, `tolist` of two numbers, is not seen here; and member lists are not brought up to date."""
+    """The one wait, `tolist` of two numbers, is not counted here. Too few samples move to update the member lists."""
     n, k = 12_000, 12
     memory = OnlineClusters(n, 6, k)
     memory.initialise(blobs(n), torch.arange(n) % k)
@@ -128,7 +130,7 @@ def test_the_host_asks_once_in_a_step(gpu: Callable[[bool], None]) -> None:
     assert seen.waiting == {}
     with Operations() as seen:
         cluster_stats(memory.assignments, k, previous=memory.assignments.roll(1))
-    assert seen.waiting == {"_local_scalar_dense": 1}  # of a number that is on the CPU by then
+    assert seen.waiting == {"_local_scalar_dense": 1}  # of a number that is on the CPU
 
 
 def test_a_bad_batch_changes_nothing_and_is_named_later(gpu: Callable[[bool], None]) -> None:
@@ -139,7 +141,7 @@ def test_a_bad_batch_changes_nothing_and_is_named_later(gpu: Callable[[bool], No
     poisoned[4, 2] = torch.nan
     for wrong, rows, error, match in (
         (indices, poisoned, NotFinite, r"samples \[44\]"),
-        (indices + 281, features, ValueError, "dataset positions"),
+        (indices + 281, features, ValueError, "positions in the data set"),
         (indices - 41, features, ValueError, "got -1 to 18"),
     ):
         for ask in (
@@ -151,7 +153,7 @@ def test_a_bad_batch_changes_nothing_and_is_named_later(gpu: Callable[[bool], No
             assert all(torch.equal(getattr(memory, name), value) for name, value in before.items())
             with pytest.raises(error, match=match):
                 ask()
-            memory.split_small_clusters()  # once is enough
+            memory.split_small_clusters()  # the error is raised once only
     memory.update(indices, features)
     assert not torch.equal(memory.bank, before["bank"])
 
@@ -167,11 +169,11 @@ def test_steps_are_those_of_a_cpu(gpu: Callable[[bool], None]) -> None:
     assert torch.equal(here.assignments, there.assignments)
 
 
-def test_a_bank_writes_nothing_of_wrong_indices_and_says_so_later(gpu: Callable[[bool], None]) -> None:
+def test_a_bank_ignores_wrong_indices_and_raises_later(gpu: Callable[[bool], None]) -> None:
     bank = EpochBank(10, 3, 2)
     z = torch.arange(24.0).reshape(2, 4, 3)
     bank.write(torch.tensor([1, 4, 1, 9]), z)
-    assert torch.equal(bank.bank[:, 1], z[:, 2])  # the last counts
+    assert torch.equal(bank.bank[:, 1], z[:, 2])  # the last occurrence is kept
     for ask in (bank.state_dict, lambda: bank.cluster(2, 1, seed=0, epoch=0)):
         before = bank.bank.clone()
         bank.write(torch.tensor([3, 10, 2, 0]), z)
@@ -192,10 +194,10 @@ def test_a_mirror_follows_whoever_writes() -> None:
     loaded.write(torch.arange(6), z)
     copied = copy.deepcopy(bank)
     loaded.load_state_dict(bank.state_dict())
-    for memory in (bank, loaded, copied):  # closed in all of them: the next write begins an epoch
+    for memory in (bank, loaded, copied):  # all are closed, so the next write begins an epoch
         memory.write(torch.arange(2), z[:, :2])
         assert memory.written.sum() == 2
-        memory.closed.fill_(True)  # by hand
+        memory.closed.fill_(True)  # not by `Mirror.write`
         memory.write(torch.arange(3, 6), z[:, :3])
         assert memory.written.sum() == 3
 
@@ -219,7 +221,7 @@ class Resources:
 
 
 def stand_in(n_gpus: int, calls: list[str]) -> ModuleType:
-    """A faiss with what this package calls of it; knn_gpu takes tensors, as after faiss.contrib.torch_utils."""
+    """A module with the parts of faiss that this package calls; knn_gpu takes tensors, as with torch_utils."""
     faiss: Any = ModuleType("faiss")
     faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT, faiss.get_num_gpus = 1, 0, lambda: n_gpus
 
@@ -238,7 +240,7 @@ def stand_in(n_gpus: int, calls: list[str]) -> ModuleType:
         def train(self, x: Any, init_centroids: Any) -> None:
             calls.append("Kmeans")
             fit = KMeans(len(init_centroids), "euclidean", self.n_iters, init=torch.from_numpy(init_centroids)).fit(x)
-            self.centroids, self.obj = fit.centroids.numpy(), list(fit.inertia_per_iter)
+            self.centroids, self.obj = fit.centroids_.numpy(), list(fit.inertia_per_iter_)
 
     faiss.Kmeans = Kmeans
     if n_gpus:
@@ -257,14 +259,14 @@ def test_faiss_on_a_gpu_takes_the_rows_where_they_are(
     x = blobs(300)
     ours = KMeans(9, metric, n_iters=5, init=x[:9]).fit(x)  # type: ignore[arg-type]
     theirs = KMeans(9, metric, n_iters=5, init=x[:9], backend="faiss").fit(x)  # type: ignore[arg-type]
-    assert (ours.engine, theirs.engine) == ("torch", "faiss-gpu")
+    assert (ours.engine_, theirs.engine_) == ("torch", "faiss-gpu")
     assert set(calls) == {"knn_gpu"}
-    torch.testing.assert_close(theirs.centroids, ours.centroids)
-    assert torch.equal(theirs.assignments, ours.assignments)
-    n = len(ours.inertia_per_iter)
-    assert theirs.inertia_per_iter[:n] == pytest.approx(ours.inertia_per_iter, rel=1e-5)
+    torch.testing.assert_close(theirs.centroids_, ours.centroids_)
+    assert torch.equal(theirs.assignments_, ours.assignments_)
+    n = len(ours.inertia_per_iter_)
+    assert theirs.inertia_per_iter_[:n] == pytest.approx(ours.inertia_per_iter_, rel=1e-5)
     repaired = KMeans(9, metric, n_iters=5, init=x[:1].repeat(9, 1), backend="faiss").fit(x)  # type: ignore[arg-type]
-    assert repaired.counts.min() > 0
+    assert repaired.counts_.min() > 0
 
 
 def test_faiss_without_a_gpu_says_that_it_copies(
@@ -274,7 +276,7 @@ def test_faiss_without_a_gpu_says_that_it_copies(
     monkeypatch.setitem(sys.modules, "faiss", stand_in(0, calls))
     x = blobs(300)
     result = KMeans(9, n_iters=5, init=x[:9], backend="faiss").fit(x)
-    assert result.engine == "faiss-cpu"
+    assert result.engine_ == "faiss-cpu"
     assert calls == ["Kmeans"]
     assert "copies its 300 rows to main memory" in caplog.text
     caplog.clear()
@@ -285,5 +287,5 @@ def test_faiss_without_a_gpu_says_that_it_copies(
 
 def test_two_faiss_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_faiss, "_is_installed", lambda name: name in ("faiss-cpu", "faiss-gpu"))
-    with pytest.raises(ImportError, match="faiss-cpu and faiss-gpu install one and the same package"):
+    with pytest.raises(ImportError, match="faiss-cpu and faiss-gpu both install the package faiss"):
         KMeans(5, backend="faiss").fit(blobs(50))

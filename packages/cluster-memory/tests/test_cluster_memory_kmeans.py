@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from cluster_memory import KMeans, NotFinite, _kmeans
+from cluster_memory import KMeans, NotFinite, PCAWhitening, _kmeans
 from cluster_memory._nearest import first_argmin
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.cluster import KMeans as SklearnKMeans
 
 
@@ -50,37 +51,37 @@ def test_equals_the_naive_loop(metric: str, dtype: torch.dtype, monkeypatch: pyt
     start = x[:9].float()
     result = KMeans(9, metric, n_iters=4, init=start, empty="keep").fit(x)
     centroids, labels, inertia = naive_lloyd(x.double().numpy(), start.numpy(), 4, metric == "cosine")
-    assert (result.assignments.numpy() == labels).all()
-    torch.testing.assert_close(result.centroids, torch.from_numpy(centroids).float())
-    np.testing.assert_allclose([*result.inertia_per_iter, result.inertia], inertia, rtol=1e-5)
-    assert (result.counts.numpy() == np.bincount(labels, minlength=9)).all()
+    assert (result.assignments_.numpy() == labels).all()
+    torch.testing.assert_close(result.centroids_, torch.from_numpy(centroids).float())
+    np.testing.assert_allclose([*result.inertia_per_iter_, result.inertia_], inertia, rtol=1e-5)
+    assert (result.counts_.numpy() == np.bincount(labels, minlength=9)).all()
 
 
 def test_converges_where_scikit_learn_does() -> None:
     x = blobs(500, 8)
     ours = KMeans(7, n_iters=100, init=x[:7]).fit(x)
     theirs = SklearnKMeans(7, init=x[:7].numpy(), n_init=1, max_iter=100, tol=0).fit(x.numpy())
-    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-5)
-    assert (ours.assignments.numpy() == theirs.labels_).all()
-    assert len(ours.inertia_per_iter) < 100  # it stops when nothing changes
+    assert ours.inertia_ == pytest.approx(theirs.inertia_, rel=1e-5)
+    assert (ours.assignments_.numpy() == theirs.labels_).all()
+    assert len(ours.inertia_per_iter_) < 100  # the fit stops when no assignment changes
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("init", ["random", "k-means++"])
-def test_result_is_one_piece(metric: str, init: str) -> None:
+def test_fitted_attributes_are_consistent(metric: str, init: str) -> None:
     x = blobs(1200, 16)
     kmeans = KMeans(60, metric, n_iters=7, init=init, seed=3)
     result = kmeans.fit(x)
-    assert all(a >= b for a, b in zip(result.inertia_per_iter, result.inertia_per_iter[1:], strict=False))
-    assert result.counts.sum() == 1200
-    assert result.counts.min() > 0
-    assert (kmeans.predict(x) == result.assignments).all()
+    assert all(a >= b for a, b in zip(result.inertia_per_iter_, result.inertia_per_iter_[1:], strict=False))
+    assert result.counts_.sum() == 1200
+    assert result.counts_.min() > 0
+    assert (kmeans.predict(x) == result.assignments_).all()
     again = KMeans(60, metric, n_iters=7, init=init, seed=3).fit(x)
-    assert torch.equal(again.centroids, result.centroids)
-    assert torch.equal(again.assignments, result.assignments)
-    assert KMeans(60, metric, n_iters=7, init=init, seed=4).fit(x).inertia != result.inertia
+    assert torch.equal(again.centroids_, result.centroids_)
+    assert torch.equal(again.assignments_, result.assignments_)
+    assert KMeans(60, metric, n_iters=7, init=init, seed=4).fit(x).inertia_ != result.inertia_
     if metric == "cosine":
-        torch.testing.assert_close(result.centroids.norm(dim=1), torch.ones(60))
+        torch.testing.assert_close(result.centroids_.norm(dim=1), torch.ones(60))
 
 
 @settings(deadline=None, max_examples=100)
@@ -112,43 +113,43 @@ def test_no_empty_cluster_wherever_k_rows_differ(
             KMeans(k, metric, init=init).fit(x)
         return
     result = KMeans(k, metric, n_iters=n_iters, init=init, seed=seed).fit(x)
-    assert result.centroids.isfinite().all()
-    assert result.assignments.min() >= 0
-    assert result.assignments.max() < k
-    assert (result.counts == torch.bincount(result.assignments, minlength=k)).all()
+    assert result.centroids_.isfinite().all()
+    assert result.assignments_.min() >= 0
+    assert result.assignments_.max() < k
+    assert (result.counts_ == torch.bincount(result.assignments_, minlength=k)).all()
     if distinct >= k:
-        assert result.counts.min() > 0
+        assert result.counts_.min() > 0
     else:
-        assert (result.counts > 0).sum() >= min(distinct, 1)
+        assert (result.counts_ > 0).sum() >= min(distinct, 1)
     if metric == "cosine":
-        distances = 1 - unit @ result.centroids.double().T
+        distances = 1 - unit @ result.centroids_.double().T
         distances[~unit.any(1)] = 0  # no direction, no distance
     else:
-        distances = squared_distances(unit, result.centroids)
-    own = distances[torch.arange(n), result.assignments]
+        distances = squared_distances(unit, result.centroids_)
+    own = distances[torch.arange(n), result.assignments_]
     torch.testing.assert_close(own, distances.min(1).values, atol=1e-4, rtol=1e-5)
-    assert result.inertia == pytest.approx(float(own.sum()), rel=1e-4, abs=1e-4)
+    assert result.inertia_ == pytest.approx(float(own.sum()), rel=1e-4, abs=1e-4)
 
 
 def test_repair_fills_half_empty_clusters() -> None:
-    """All centroids start on one spot, so all but one begin empty."""
+    """All centroids start at the same point, so all but one are empty at first."""
     x = blobs(1000, 8)
     result = KMeans(50, init=x[:1].expand(50, -1).contiguous(), n_iters=10).fit(x)
-    assert result.counts.min() > 0
-    assert result.n_repaired > 30  # the others found members by themselves
+    assert result.counts_.min() > 0
+    assert result.n_repaired_ > 30  # the other empty clusters got members without a repair
     kept = KMeans(50, init=x[:1].expand(50, -1).contiguous(), n_iters=0, empty="keep").fit(x)
-    assert (kept.counts > 0).sum() == 1
-    assert kept.n_repaired == 0
+    assert (kept.counts_ > 0).sum() == 1
+    assert kept.n_repaired_ == 0
     zero_iters = KMeans(50, init=x[:1].expand(50, -1).contiguous(), n_iters=0).fit(x)
-    assert zero_iters.counts.min() > 0
-    assert zero_iters.n_repaired == 49
+    assert zero_iters.counts_.min() > 0
+    assert zero_iters.n_repaired_ == 49
 
 
 def test_rows_closer_than_rounding_still_fill_all_clusters() -> None:
-    """Distances here are far below what the matrix product resolves, so only the owned rows keep clusters filled."""
+    """Distances are far below the rounding of the matrix product, so each repaired cluster keeps only its own row."""
     x = torch.cat([torch.linspace(0, 1e-3, 20), torch.tensor([1000.0])])[:, None]
     for seed in range(5):
-        assert (KMeans(21, init="random", n_iters=3, seed=seed).fit(x).counts == 1).all()
+        assert (KMeans(21, init="random", n_iters=3, seed=seed).fit(x).counts_ == 1).all()
 
 
 def test_memory_map_and_array_equal_tensor(tmp_path: object) -> None:
@@ -157,8 +158,8 @@ def test_memory_map_and_array_equal_tensor(tmp_path: object) -> None:
     mapped[:] = x.half().numpy()
     readonly = np.memmap(f"{tmp_path}/x.f16", dtype=np.float16, mode="r", shape=(700, 6))
     results = [KMeans(20).fit(a) for a in (readonly, np.asarray(readonly), x.half(), x.half().double())]
-    assert all(torch.equal(results[0].assignments, r.assignments) for r in results)
-    assert all(torch.equal(results[0].centroids, r.centroids) for r in results)
+    assert all(torch.equal(results[0].assignments_, r.assignments_) for r in results)
+    assert all(torch.equal(results[0].centroids_, r.centroids_) for r in results)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
@@ -166,20 +167,60 @@ def test_memory_map_and_array_equal_tensor(tmp_path: object) -> None:
 def test_scale_does_not_matter(metric: str, scale: float) -> None:
     x = blobs(400, 6)
     one, other = KMeans(10, metric).fit(x), KMeans(10, metric).fit(x * scale)
-    assert (one.assignments == other.assignments).float().mean() > 0.99
-    assert other.centroids.isfinite().all()
-    expected = one.inertia if metric == "cosine" else one.inertia * scale**2
-    assert other.inertia == pytest.approx(expected, rel=1e-2)
+    assert (one.assignments_ == other.assignments_).float().mean() > 0.99
+    assert other.centroids_.isfinite().all()
+    expected = one.inertia_ if metric == "cosine" else one.inertia_ * scale**2
+    assert other.inertia_ == pytest.approx(expected, rel=1e-2)
 
 
 def test_far_from_the_origin() -> None:
-    """|c|^2 - 2 x.c alone would lose these clusters: 1e8 swallows differences of 1."""
+    """Without centring, |c|^2 - 2 x.c could not resolve these clusters: float32 at 1e8 has steps above 1."""
     x = blobs(600, 4) + 1e4
     result = KMeans(20).fit(x)
-    distances = squared_distances(x, result.centroids)
-    own = distances[torch.arange(600), result.assignments]
+    distances = squared_distances(x, result.centroids_)
+    own = distances[torch.arange(600), result.assignments_]
     assert (own - distances.min(1).values).max() < 1e-2
-    assert result.inertia == pytest.approx(KMeans(20).fit(x - 1e4).inertia, rel=1e-3)
+    assert result.inertia_ == pytest.approx(KMeans(20).fit(x - 1e4).inertia_, rel=1e-3)
+
+
+def test_params_and_repr() -> None:
+    start = np.zeros((3, 2), np.float32)
+    kmeans = KMeans(3, "cosine", 7, init=start, seed=4)
+    assert clone(kmeans).get_params().keys() == kmeans.get_params().keys()
+    assert kmeans.get_params()["init"] is start
+    assert repr(kmeans) == (
+        "KMeans(k=3, metric='cosine', n_iters=7, n_init=1, init=<ndarray (3, 2)>, empty='split', seed=4, "
+        "backend='auto', group=None)"
+    )
+    assert repr(clone(PCAWhitening(5))) == "PCAWhitening(dim=5, at_most=False)"
+    assert not hasattr(kmeans, "centroids_")
+    with pytest.raises(TypeError, match="positional"):
+        KMeans(3, "cosine", 7, 1)  # type: ignore[misc]
+
+
+def test_arrays_give_what_tensors_give() -> None:
+    x = blobs(200, 5)
+    start = x[:8].numpy().copy()
+    start.flags.writeable = False
+    fitted = KMeans(8, init=start).fit(x.numpy())
+    expected = KMeans(8, init=x[:8]).fit(x)
+    assert torch.equal(fitted.centroids_, expected.centroids_)
+    assert torch.equal(fitted.predict(x.numpy()), expected.assignments_)
+    assert torch.equal(fitted.transform(x.numpy()), expected.transform(x))
+    with pytest.raises(NotFinite, match="init must be finite"):
+        KMeans(2, init=np.full((2, 3), np.nan))
+    with pytest.raises(ValueError, match="K = 3"):
+        KMeans(3, init=start)
+
+
+def test_a_failed_fit_keeps_the_last_one() -> None:
+    x = blobs(60, 3)
+    kmeans = KMeans(6).fit(x)
+    before = kmeans.centroids_.clone()
+    with pytest.raises(NotFinite):
+        kmeans.fit(x * torch.nan)
+    assert torch.equal(kmeans.centroids_, before)
+    assert torch.equal(kmeans.predict(x), kmeans.assignments_)
 
 
 def test_bad_input_is_named() -> None:
@@ -209,22 +250,22 @@ def test_bad_input_is_named() -> None:
 def test_k_equals_n_and_one() -> None:
     x = blobs(30, 4)
     everyone = KMeans(30).fit(x)
-    assert (everyone.counts == 1).all()
-    assert everyone.inertia == pytest.approx(0, abs=1e-6 * float(x.square().sum()))
-    torch.testing.assert_close(KMeans(1).fit(x).centroids[0], x.mean(0))
+    assert (everyone.counts_ == 1).all()
+    assert everyone.inertia_ == pytest.approx(0, abs=1e-6 * float(x.square().sum()))
+    torch.testing.assert_close(KMeans(1).fit(x).centroids_[0], x.mean(0))
 
 
 def test_restarts_keep_the_best() -> None:
     x = blobs(500, 3)
-    single = KMeans(7, n_init=1, seed=5).fit(x).inertia
-    assert KMeans(7, n_init=8, seed=5).fit(x).inertia <= single
+    single = KMeans(7, n_init=1, seed=5).fit(x).inertia_
+    assert KMeans(7, n_init=8, seed=5).fit(x).inertia_ <= single
 
 
 def test_plus_plus_spreads_and_never_repeats() -> None:
     x = torch.cat([torch.zeros(1000, 2), torch.tensor([[5.0, 0], [0, 5], [5, 5]])])
     for seed in range(5):
         result = KMeans(4, init="k-means++", n_iters=0, seed=seed, empty="keep").fit(x)
-        assert result.inertia == 0
+        assert result.inertia_ == 0
 
 
 def test_global_generator_is_left_alone() -> None:
@@ -250,17 +291,17 @@ def test_faiss_backend(metric: str, init: str) -> None:
     start = x[:40] if init == "rows" else init
     ours = KMeans(40, metric, n_iters=10, init=start).fit(x)
     theirs = KMeans(40, metric, n_iters=10, init=start, backend="faiss").fit(x)
-    assert theirs.inertia_per_iter[0] == pytest.approx(
-        ours.inertia_per_iter[0], rel=1e-4
+    assert theirs.inertia_per_iter_[0] == pytest.approx(
+        ours.inertia_per_iter_[0], rel=1e-4
     )  # the same rows to start from
-    assert theirs.inertia == pytest.approx(ours.inertia, rel=2e-2)
-    assert theirs.counts.min() > 0
-    assert theirs.n_iter == len(theirs.inertia_per_iter) == 10
+    assert theirs.inertia_ == pytest.approx(ours.inertia_, rel=2e-2)
+    assert theirs.counts_.min() > 0
+    assert theirs.n_iters_ == len(theirs.inertia_per_iter_) == 10
     assert vars(theirs).keys() == vars(ours).keys()
-    assert KMeans(40, metric, n_iters=0, init=start, backend="faiss").fit(x).inertia_per_iter == ()
+    assert KMeans(40, metric, n_iters=0, init=start, backend="faiss").fit(x).inertia_per_iter_ == ()
     if init == "random":
         best = KMeans(40, metric, n_iters=10, n_init=3, backend="faiss").fit(x)
-        assert best.inertia <= theirs.inertia
+        assert best.inertia_ <= theirs.inertia_
 
 
 def test_missing_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

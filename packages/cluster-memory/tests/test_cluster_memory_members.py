@@ -22,20 +22,20 @@ def test_follows_any_moves(n: int, k: int, batch: int, one_way: bool, seed: int)
         samples = torch.randperm(n, generator=g)[:batch]
         new = torch.randint(0, k, (len(samples),), generator=g)
         if one_way:
-            new[:] = step % k  # one cluster takes all, again and again: outgrown slots and new layouts
+            new[:] = step % k  # all join one cluster, again and again, which outgrows its slots
         members.move(samples, assignments[samples], new)
         assignments[samples] = new
         assert same(members, assignments)
 
 
 def test_a_new_layout_leaves_room_for_all_that_grow() -> None:
-    """Found by the ODC oracle: cluster 1 has room to spare, cluster 2 has none and forces a new layout."""
+    """Regression test: cluster 1 has free slots, cluster 2 has none and forces a new layout."""
     members = Members(40, 3)
     assignments = torch.zeros(40, dtype=torch.int64)
     members.rebuild(assignments)
     everyone = torch.arange(40)
     for new in (
-        (everyone < 30).long(),  # cluster 1 gets much room
+        (everyone < 30).long(),  # cluster 1 gets many slots
         torch.zeros(40, dtype=torch.int64),
         1 + (everyone >= 20).long(),
     ):
@@ -47,7 +47,7 @@ def test_a_new_layout_leaves_room_for_all_that_grow() -> None:
 
 
 def test_layouts_are_rare() -> None:
-    """Moving costs as much as is moved, on average: laid out anew at most once in about N joinings."""
+    """There is at most one new layout in about N joins, so that moving B samples costs O(B) on average."""
     n, k = 1000, 10
     g = torch.Generator().manual_seed(0)
     assignments = torch.randint(0, k, (n,), generator=g)

@@ -1,4 +1,4 @@
-"""However the nearest centroid is found - float32, int8 or bfloat16 limits, a GPU kernel - it is the same one."""
+"""All ways to find the nearest centroid (float32, int8 and bfloat16 limits, the GPU kernel) find the same one."""
 
 import importlib.util
 import itertools
@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 from cluster_memory import KMeans, _assign
+from cluster_memory._coarse import CoarseNearest, CoarseRows
 from cluster_memory._nearest import Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
-from cluster_memory._screen import Coarse, Screened
 from cluster_memory._sources import Source
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,15 +68,15 @@ def check(x: torch.Tensor, c: torch.Tensor, cosine: bool, distance: torch.Tensor
     st.sampled_from([torch.int8, torch.bfloat16]),
     st.integers(0, 10**6),
 )
-def test_screened_equals_float64(
+def test_coarse_nearest_equals_float64(
     kind: str, n: int, k: int, dim: int, cosine: bool, dtype: torch.dtype, seed: int
 ) -> None:
     x, c = example(kind, n, k, dim, cosine, seed)
-    screened = Screened(c, cosine, dtype)
-    check(x, c, cosine, *screened(x))
-    assert 0 <= screened.n_rechecked <= screened.n_seen == n
+    coarse = CoarseNearest(c, cosine, dtype)
+    check(x, c, cosine, *coarse(x))
+    assert 0 <= coarse.n_rechecked <= coarse.n_seen == n
     if kind == "integers":  # exact in every precision, so ties can be compared
-        assert torch.equal(screened(x)[1], Nearest(c, cosine)(x)[1]) or cosine
+        assert torch.equal(coarse(x)[1], Nearest(c, cosine)(x)[1]) or cosine
 
 
 @settings(deadline=None, max_examples=150)
@@ -88,15 +88,15 @@ def test_screened_equals_float64(
     st.booleans(),
     st.integers(0, 10**6),
 )
-def test_fused_screening_equals_float64(kind: str, n: int, k: int, dim: int, cosine: bool, seed: int) -> None:
+def test_numba_coarse_nearest_equals_float64(kind: str, n: int, k: int, dim: int, cosine: bool, seed: int) -> None:
     pytest.importorskip("numba")
-    from cluster_memory._fused import FusedScreened
+    from cluster_memory._numba_loops import NumbaCoarseNearest
 
     x, c = example(kind, n, k, dim, cosine, seed)
-    screened = FusedScreened(c, cosine)
-    distance, index = screened(x)
+    coarse = NumbaCoarseNearest(c, cosine)
+    distance, index = coarse(x)
     check(x, c, cosine, distance, index)
-    assert 0 <= screened.n_rechecked <= screened.n_seen == n
+    assert 0 <= coarse.n_rechecked <= coarse.n_seen == n
     if kind == "integers" and not cosine:  # exact in every precision, so ties can be compared
         assert torch.equal(index, Nearest(c, cosine)(x)[1])
 
@@ -105,19 +105,19 @@ def test_fused_screening_equals_float64(kind: str, n: int, k: int, dim: int, cos
 @pytest.mark.parametrize("cosine", [False, True])
 def test_limits_are_limits_and_rule_most_out(dtype: torch.dtype, cosine: bool) -> None:
     x, c = example("normal", 500, 320, 64, cosine, 0)
-    screened = Screened(c, cosine, dtype)
-    limits = screened._upper_limits(Coarse.of(x, dtype))
+    coarse = CoarseNearest(c, cosine, dtype)
+    limits = coarse._upper_limits(CoarseRows.of(x, dtype))
     scores = x.double() @ c.double().T - (0 if cosine else c.double().square().sum(1) / 2)
-    best = scores[:, screened._members].amax(2)  # (N, G)
+    best = scores[:, coarse._members].amax(2)  # (N, G)
     assert (limits >= best).all()
     assert (limits >= best.amax(1, keepdim=True)).float().mean() < 0.15
-    screened(x)
-    assert screened.n_rechecked < 0.8 * screened.n_seen
+    coarse(x)
+    assert coarse.n_rechecked < 0.8 * coarse.n_seen
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
-def test_a_fit_by_screening_is_the_fit_by_float32(
+def test_a_fit_by_coarse_products_equals_float32(
     dtype: torch.dtype, metric: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, _ = example("normal", 3000, 1, 128, False, 1)
@@ -125,10 +125,10 @@ def test_a_fit_by_screening_is_the_fit_by_float32(
     plain = KMeans(300, metric, n_iters=6).fit(x)
     monkeypatch.setattr(_assign, "coarse_dtype", lambda: dtype)
     result = KMeans(300, metric, n_iters=6).fit(x)
-    assert torch.equal(result.assignments, plain.assignments)
-    torch.testing.assert_close(result.centroids, plain.centroids)
-    assert plain.rechecked == 0
-    assert 0 < result.rechecked < 1
+    assert torch.equal(result.assignments_, plain.assignments_)
+    torch.testing.assert_close(result.centroids_, plain.centroids_)
+    assert plain.rechecked_ == 0
+    assert 0 < result.rechecked_ < 1
 
 
 @settings(deadline=None, max_examples=60)
@@ -144,13 +144,13 @@ def test_a_fit_by_screening_is_the_fit_by_float32(
 def test_centroids_that_stay_are_not_compared_again(
     kind: str, n: int, k: int, dim: int, metric: str, dtype: torch.dtype | None, seed: int
 ) -> None:
-    """Passes after which a few, half, all or none of the centroids move, each against a pass over all."""
+    """Updates after which none, a few, half or all of the centroids moved, each checked against all distances."""
     cosine = metric == "cosine"
     x, c = example(kind, n, k, dim, cosine, seed)
     g = torch.Generator().manual_seed(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_assign, "coarse_dtype", lambda: dtype)
-        patch.setattr(_assign, "is_worth_it", lambda k, dim: k > 3)  # some and all by different ways
+        patch.setattr(_assign, "is_worth_it", lambda k, dim: k > 3)  # few and all centroids by different methods
         rows = Rows(Source(x), 70, Ranks(None))
         rows.check_finite()
         frame = Frame(cosine, torch.zeros(dim), 1.0, is_identity=not cosine)
@@ -161,18 +161,18 @@ def test_centroids_that_stay_are_not_compared_again(
             c = torch.where(moves[:, None], normalize(away) if cosine else away, c)
             before = assigned.labels.clone()
             changed, sums = assigned.update(c)
-            places = frame.enter(c)
-            check(frame.enter(x), places, cosine, assigned.distance, assigned.labels)
+            framed = frame.enter(c)
+            check(frame.enter(x), framed, cosine, assigned.distance, assigned.labels)
             assert changed == (not torch.equal(assigned.labels, before))
             expected = torch.zeros(c.shape, dtype=torch.float64)
             expected.index_add_(0, assigned.labels, frame.enter(x).double())
             torch.testing.assert_close(sums, expected, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_ties_between_moved_and_unmoved_centroids_go_to_the_lowest(fused: bool) -> None:
-    """A row at the origin, its own centroid at distance 1; then another comes as near, its own leaves, or both."""
-    loops = pytest.importorskip("cluster_memory._fused") if fused else None
+@pytest.mark.parametrize("numba", [False, True])
+def test_ties_of_moved_and_unmoved_go_to_the_lowest(numba: bool) -> None:
+    """Rows at the origin have a centroid at distance 1. Then another comes as near, their own leaves, or both."""
+    loops = pytest.importorskip("cluster_memory._numba_loops") if numba else None
     near = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     far = 7 * near
     x = torch.zeros(3, 2)
@@ -183,7 +183,7 @@ def test_ties_between_moved_and_unmoved_centroids_go_to_the_lowest(fused: bool) 
         rows.check_finite()
         frame = Frame(False, torch.zeros(2), 1.0, is_identity=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_assign, "fused_loops", lambda *_: loops)
+            patch.setattr(_assign, "numba_loops", lambda *_: loops)
             assigned, full = (_assign.Assignment(rows, 4, frame, Ranks(None)) for _ in range(2))
             assigned.update(torch.where(torch.tensor(before)[:, None], near, far))
             patch.setattr(assigned, "_among_all", lambda _: pytest.fail("a pass over all"))
@@ -196,7 +196,7 @@ def test_ties_between_moved_and_unmoved_centroids_go_to_the_lowest(fused: bool) 
 
 
 def test_passes_over_moved_centroids_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On separate clusters the iterations soon compare with a few centroids only."""
+    """On well separated clusters, later iterations compare rows with a few centroids only."""
     g = torch.Generator().manual_seed(0)
     x = 3 * torch.randn(60, 8, generator=g)[torch.randint(0, 60, (3000,), generator=g)]
     x += torch.randn(x.shape, generator=g)
@@ -207,15 +207,15 @@ def test_passes_over_moved_centroids_are_made(monkeypatch: pytest.MonkeyPatch) -
     assert min(n_scored) < 30 < max(n_scored)
     monkeypatch.setattr(_assign.Assignment, "_among_moved", lambda self, every, moved: self._among_all(every))
     plain = KMeans(60, n_iters=15).fit(x)
-    assert torch.equal(fast.assignments, plain.assignments)
-    assert torch.equal(fast.centroids, plain.centroids)
-    assert fast.n_iter == plain.n_iter
+    assert torch.equal(fast.assignments_, plain.assignments_)
+    assert torch.equal(fast.centroids_, plain.centroids_)
+    assert fast.n_iters_ == plain.n_iters_
 
 
 @settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 20), st.integers(1, 5), st.integers(0, 10**6))
 def test_sums_by_label(n: int, k: int, dim: int, seed: int) -> None:
-    """In pieces on a CPU, and sorted as on a GPU."""
+    """In parts, as on a CPU, and by sorted segments, as on a GPU."""
     g = torch.Generator().manual_seed(seed)
     x, labels = torch.randn(n, dim, generator=g), torch.randint(0, k, (n,), generator=g)
     expected = torch.zeros(k, dim, dtype=torch.float64).index_add_(0, labels, x.double())

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class NaiveODC:
-    """The paper's memories over all samples, in float64 NumPy loops; only the random draws are shared with ours."""
+    """The paper's memories, as NumPy loops over all samples in float64. It shares only the random draws with ours."""
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, k: int, threshold: int, seed: int) -> None:
         self.bank = np.stack([f / (np.linalg.norm(f) + 1e-10) for f in features.astype(np.float64)])
@@ -119,8 +119,8 @@ def check_consistent(memory: OnlineClusters) -> None:
         (150, 5, 20, torch.float32, 1e-5),
         (50, 10, 20, torch.float32, 1e-5),
         pytest.param(70, 4, 5, torch.float32, 1e-5, marks=pytest.mark.slow),
-        # each write rounds by up to 2^-12 of the largest entry, and half of what was there before stays: 2^-11 in all,
-        # 1.4 times that where a sum of two rows is shorter than they are
+        # Each write rounds by up to 2^-12 of the largest entry, and half of the earlier error stays: 2^-11 in total,
+        # and 1.4 times that if the sum of two rows is shorter than the rows.
         (150, 5, 20, torch.float16, 1e-3),
     ],
 )
@@ -139,7 +139,7 @@ def test_equals_the_naive_loop_for_500_steps(
         indices = torch.randint(0, n, (12,), generator=g)
         if step % 3 == 0:
             indices[6:] = indices[:6].clone()  # duplicates
-        features = torch.randn(12, 5, generator=g) + 2 * centre  # crowds together, so that clusters run dry
+        features = torch.randn(12, 5, generator=g) + 2 * centre  # close together, so that other clusters become small
         if step % 50 == 0:
             centre = torch.randn(5, generator=g)
         ties: list[float] = []
@@ -180,6 +180,21 @@ def test_resume_is_bit_identical() -> None:
         assert torch.equal(value, copy.state_dict()[name]), name
 
 
+def test_arrays_give_what_tensors_give() -> None:
+    x, g = drifting(60, 4)
+    first, indices = torch.randint(0, 5, (60,), generator=g), torch.randint(0, 60, (16,), generator=g)
+    one, other = OnlineClusters(60, 4, 5), OnlineClusters(60, 4, 5)
+    one.initialise(x, first)
+    other.initialise(x.numpy(), first.numpy())
+    features = torch.randn(16, 4, generator=g)
+    assert torch.equal(one.update(indices, features), other.update(indices.numpy(), features.double().numpy()))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert torch.equal(one.assignments_of(indices), other.assignments_of(indices.numpy()))
+    assert "n_samples=60, dim=4, k=5, momentum=0.5, min_cluster=20, seed=0" in repr(one)
+    with pytest.raises(TypeError, match="positional"):
+        OnlineClusters(60, 4, 5, 0.5, 20, None)  # type: ignore[misc]
+
+
 def test_state_is_the_buffers_only() -> None:
     memory = OnlineClusters(30, 2, 3)
     assert set(memory.state_dict()) == {"bank", "assignments", "centroids", "sums", "counts", "step"}
@@ -197,12 +212,12 @@ def test_last_duplicate_wins_and_both_start_from_the_old_row() -> None:
     features = torch.tensor([[0.0, 3.0], [0.0, -2.0], [5.0, 0.0]])
     ratio = memory.update(torch.tensor([0, 0, 2]), features)
     torch.testing.assert_close(memory.bank[0], torch.tensor([0.5, -0.5]) * 2**0.5)
-    assert memory.assignments[0] == 0  # (.7, .7) would have tied, the last row does not
+    assert memory.assignments[0] == 0  # the first occurrence alone, (.7, .7), would be a tie
     assert float(ratio) == 0
     check_consistent(memory)
 
 
-def test_reweighting_of_methods_section_6() -> None:
+def test_loss_weights_of_four_sizes() -> None:
     memory = OnlineClusters(130, 2, 4, min_cluster=1)
     sizes = torch.tensor([100, 25, 4, 1])
     memory.initialise(torch.randn(130, 2, generator=torch.Generator()), torch.arange(4).repeat_interleave(sizes))
@@ -231,12 +246,12 @@ def test_identical_and_zero_features() -> None:
     memory.update(torch.arange(100), torch.ones(100, 4))
     memory.split_small_clusters()
     assert memory.counts.min() > 0
-    for _ in range(40):  # halved each time, the rows end at zero
+    for _ in range(40):  # halved each time, until the rows are zero
         memory.update(torch.arange(100), torch.zeros(100, 4))
     zero = OnlineClusters(100, 4, 10)
     zero.initialise(torch.zeros(100, 4), torch.arange(100) % 10)
     zero.update(torch.arange(50), torch.zeros(50, 4))
-    assert (zero.assignments[:50] == 0).all()  # all scores are 0: the first class
+    assert (zero.assignments[:50] == 0).all()  # all scores are 0, so the lowest index wins
     zero.split_small_clusters()
     assert zero.counts.min() > 0
     assert zero.centroids.isfinite().all()
@@ -244,7 +259,7 @@ def test_identical_and_zero_features() -> None:
 
 
 def test_a_step_never_touches_all_samples() -> None:
-    """Every operation is watched: tensors as long as the data set may only be looked up or written at indices."""
+    """Operations on tensors as long as the data set may only read or write at indices."""
     n, k = 1_000_000, 50
     allowed = ("index.Tensor", "index_put_.default", "detach.default", "view.default")
 
@@ -266,11 +281,11 @@ def test_a_step_never_touches_all_samples() -> None:
     assert seen
     with Watch():
         memory.assignments.bincount()
-    assert not seen <= set(allowed)  # the watch does see a pass over all samples
+    assert not seen <= set(allowed)  # a pass over all samples would be noticed
 
 
 def test_sums_do_not_drift() -> None:
-    """100,000 updates of float32 rows: the stated bound, 2 U 2^-53 max|sum|, and far below it in fact."""
+    """100,000 updates of float32 rows stay within the stated bound, 2 U 2^-53 max|sum|, and in fact far below it."""
     x, g = drifting(400, 16)
     memory = OnlineClusters(400, 16, 8, min_cluster=1)
     memory.initialise(x, torch.randint(0, 8, (400,), generator=g))
@@ -285,10 +300,10 @@ def test_starts_from_kmeans() -> None:
     x, g = drifting(500, 6)
     memory = OnlineClusters(500, 6, 10)
     result = KMeans(10, "cosine").fit(x)
-    memory.initialise(x, result.assignments)
+    memory.initialise(x, result.assignments_)
     unit = torch.nn.functional.normalize(x, dim=1)
     for c in range(10):
-        torch.testing.assert_close(memory.centroids[c], unit[result.assignments == c].mean(0))
+        torch.testing.assert_close(memory.centroids[c], unit[result.assignments_ == c].mean(0))
     torch.testing.assert_close(memory.bank, unit)
     run(memory, g, 50)
     assert memory.counts.min() >= 1
@@ -305,7 +320,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="expected features"):
         memory.initialise(torch.ones(5, 2), torch.zeros(5, dtype=torch.int64))
     memory.initialise(torch.ones(6, 2), torch.tensor([0, 1] * 3))
-    with pytest.raises(ValueError, match="dataset positions"):
+    with pytest.raises(ValueError, match="positions in the data set"):
         memory.update(torch.tensor([6]), torch.ones(1, 2))
     with pytest.raises(ValueError, match="expected indices"):
         memory.update(torch.tensor([1]), torch.ones(1, 3))

@@ -1,4 +1,4 @@
-"""What a step may cost, counted in operations and rows, not in seconds."""
+"""The cost of a step of `OnlineClusters`, counted in operations and rows read, not in seconds."""
 
 from collections import Counter
 
@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 N, K = 4000, 20
-# operations after which the host must know a value or a length: on a GPU it waits there
+# operations that give the host a value or a length, so that it would wait for a GPU
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave", "equal", "bincount"}
 
 
 class Waits(TorchDispatchMode):
-    """Names of the operations for which the host would wait on a GPU."""
+    """Counts the operations for which the host would wait on a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Waits(TorchDispatchMode):
 
 
 class RowsRead(TorchDispatchMode):
-    """Rows looked up in a bank."""
+    """Counts the rows read from a bank."""
 
     def __init__(self, bank: torch.Tensor) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def filled(sizes: torch.Tensor) -> OnlineClusters:
 
 
 def test_the_host_asks_little_in_a_step_without_splits() -> None:
-    """On a CPU a batch is checked at once; what a GPU is asked is tested in test_cluster_memory_gpu.py."""
+    """On a CPU a batch is checked at once; test_cluster_memory_gpu.py has the waits on a GPU."""
     memory = filled(torch.full((K,), N // K))
     g = torch.Generator().manual_seed(1)
     for _ in range(60):
@@ -68,22 +68,24 @@ def test_the_host_asks_little_in_a_step_without_splits() -> None:
             split = memory.split_small_clusters()
             memory.loss_weights()
         assert split == 0
-        assert waits.seen == {"_local_scalar_dense": 4}  # least and largest index, whether all is finite, any small
+        assert waits.seen == {
+            "_local_scalar_dense": 4
+        }  # lowest and highest index, finite or not, number of small clusters
     for c in range(5):
         memory.update(torch.arange(c * 200, c * 200 + 195), memory.centroids[7].expand(195, -1))
     with Waits() as waits:
         assert memory.split_small_clusters() > 0
-    assert waits.seen["_local_scalar_dense"] > 5  # a split does ask, and the watch sees it
+    assert waits.seen["_local_scalar_dense"] > 5  # a split waits more often, and the count shows it
 
 
 def test_many_splits_read_only_the_clusters_concerned() -> None:
-    """Fifteen of twenty clusters are small at once: their members are read once, the largest once a split."""
+    """Of twenty clusters, fifteen are small: their members are read once, and one large cluster for each split."""
     sizes = torch.tensor([5] * 15 + [785] * 5)
     memory = filled(sizes)
     small = 15 * 5
     with RowsRead(memory.bank) as read:
         assert memory.split_small_clusters() == 15
-    # five of about 800 are cut, then the largest halves: no more than 800 a split, and N would be 4,000 each
+    # Five clusters of about 800 are cut, then the largest halves: at most about 800 rows a split, not all 4,000.
     assert small + 15 * 300 < read.n <= small + 15 * 860
     assert memory.counts.min() >= 1
     assert torch.equal(memory.counts, torch.bincount(memory.assignments, minlength=K))
@@ -93,7 +95,7 @@ def test_many_splits_read_only_the_clusters_concerned() -> None:
 
 
 def test_member_lists_follow_after_any_number_of_moves() -> None:
-    """They are brought up to date every 64th time or when read; a sample may have moved often in between."""
+    """They are updated after 64 relabellings or when they are read; a sample may have moved several times by then."""
     memory = OnlineClusters(60, 3, 4, min_cluster=1)
     g = torch.Generator().manual_seed(0)
     memory.initialise(torch.randn(60, 3, generator=g), torch.arange(60) % 4)
@@ -101,7 +103,7 @@ def test_member_lists_follow_after_any_number_of_moves() -> None:
         for _ in range(round_ % 7 if round_ < 198 else 150):
             indices = torch.randint(0, 60, (9,), generator=g)
             memory.update(indices, torch.randn(9, 3, generator=g))
-            indices.zero_()  # the caller's own again
+            indices.zero_()  # callers may reuse their tensor
             assert len(memory._moves) < 64
         memory._settle()
         samples, which, rows = memory._members_of(torch.arange(4))
@@ -113,7 +115,7 @@ def test_member_lists_follow_after_any_number_of_moves() -> None:
 
 
 def test_a_sample_written_twice_gets_one_row_whatever_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU the order of writes to one place is open."""
+    """On a GPU, writes to the same position have no fixed order."""
     memory = filled(torch.full((K,), N // K))
     written = []
     monkeypatch.setattr(memory, "_write", lambda *given: written.append(given))

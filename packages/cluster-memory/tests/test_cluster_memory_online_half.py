@@ -1,4 +1,4 @@
-"""Banks in float16; the float64 loop of test_cluster_memory_online.py runs against one too."""
+"""Banks in float16. test_cluster_memory_online.py also compares one with its float64 loop."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_half_the_bytes_and_all_arithmetic_in_float32() -> None:
     assert memory.centroids.dtype == memory.loss_weights().dtype == torch.float32
     assert memory.sums.dtype == torch.float64
     assert ((memory.bank.double().norm(dim=1) - 1).abs() < 2**-11).all()
-    # what leaves a sum is what went in: no rounding error is left behind
+    # the rows subtracted from a sum are the rounded rows that were added, so no rounding error stays
     torch.testing.assert_close(memory.sums, sums_of_the_bank(memory), atol=1e-12, rtol=0)
 
 
@@ -65,8 +65,8 @@ def test_an_epoch_bank_in_float16_clusters_its_rounded_rows() -> None:
     start = z[:1, :4]
     found, centroids = half.cluster(4, 1, seed=0, epoch=0, warm_start=start)
     expected = KMeans(4, "cosine", 10, init=start[0], empty="keep").fit(z[0].half())
-    assert torch.equal(found[0], expected.assignments)
-    assert torch.equal(centroids[0], expected.centroids)
+    assert torch.equal(found[0], expected.assignments_)
+    assert torch.equal(centroids[0], expected.centroids_)
     whole.load_state_dict(half.state_dict())
     assert whole.bank.dtype == torch.float32
     assert torch.equal(whole.bank, half.bank.float())

@@ -1,4 +1,4 @@
-"""Samples spread over two and three gloo ranks: the same memory, to the bit, as one process that holds them all."""
+"""A memory divided among two and three gloo ranks gives the same bits as one process that holds all samples."""
 
 from pathlib import Path
 
@@ -23,7 +23,9 @@ def start(n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def batch(step: int, n: int = N) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(step)
-    centre = 2 * torch.randn(6, generator=torch.Generator().manual_seed(step // 5))  # a crowd: clusters run dry
+    centre = 2 * torch.randn(
+        6, generator=torch.Generator().manual_seed(step // 5)
+    )  # close together, so that other clusters become small
     indices = torch.randint(0, n, (BATCH,), generator=g)
     indices[-9:] = indices[:9].clone()  # some twice, on different ranks
     return indices, torch.randn(BATCH, 6, generator=g) + centre
@@ -40,7 +42,7 @@ def one_step(memory: OnlineClusters, step: int, mine: slice) -> int:
 def compare(
     sharded: OnlineClusters, alone: OnlineClusters, steps: range, mine: slice, bits: bool = True
 ) -> tuple[int, int]:
-    """(splits, samples in the wrong cluster) over the steps; floats are compared in every one of them."""
+    """Runs steps on both memories and compares all floats in each. Returns splits, and samples in another cluster."""
     n_split = n_wrong = 0
     own = slice(sharded.owned.start, sharded.owned.stop)
     near = {"atol": 0, "rtol": 0} if bits else {}
@@ -60,7 +62,7 @@ def worker(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store{size}", rank=rank, world_size=size)
     group = dist.group.WORLD
-    bounds = {2: [0, 40, BATCH], 3: [0, 0, 31, BATCH]}[size]  # the first of three ranks brings no batch
+    bounds = {2: [0, 40, BATCH], 3: [0, 0, 31, BATCH]}[size]  # the first of three ranks has an empty batch
     mine = slice(bounds[rank], bounds[rank + 1])
     for dtype in (torch.float32, torch.float16)[: size - 1]:
         sharded, alone = built(group, dtype), built(None, dtype)
@@ -71,7 +73,7 @@ def worker(rank: int, size: int, folder: str) -> None:
         own = slice(sharded.owned.start, sharded.owned.stop)
         sharded.initialise(x[own], labels[own])
         alone.initialise(x, labels)
-        # each rank adds up its own rows: float64 sums in another order
+        # each rank sums its own rows first, so the float64 sums are added in another order
         n_split, n_wrong = compare(sharded, alone, range(STEPS[dtype]), mine, bits=False)
         assert n_split > 2
         assert n_wrong == 0
@@ -80,9 +82,9 @@ def worker(rank: int, size: int, folder: str) -> None:
             memory._settle()
         for here, there in zip(*(m._members_of(torch.arange(K)) for m in (sharded, alone)), strict=True):
             torch.testing.assert_close(here, there)
-        asked = torch.arange(rank, N, 7)[: 20 - rank]  # another list, of another length, on every rank
+        asked = torch.arange(rank, N, 7)[: 20 - rank]  # other samples, and another number of them, on each rank
         assert torch.equal(sharded.assignments_of(asked), alone.assignments[asked])
-        with pytest.raises(ValueError, match="dataset positions"):
+        with pytest.raises(ValueError, match="positions in the data set"):
             sharded.update(torch.tensor([N]), torch.ones(1, 6))
 
         saved = sharded.state_dict()
@@ -94,7 +96,7 @@ def worker(rank: int, size: int, folder: str) -> None:
             with pytest.raises(RuntimeError, match="size mismatch for bank"):
                 built(group, dtype).load_state_dict(saved)
         dist.barrier()
-        # from one file, on as many ranks, and on two what three wrote: from here on bit for bit
+        # Resumes from a file, also from one that another number of ranks wrote. From here on all bits are equal.
         for writers in {size, 2 if dtype == torch.float32 else size}:
             state = torch.load(f"{folder}/{writers}-{dtype}.pt")
             sharded, alone = built(group, dtype), built(None, dtype)
@@ -108,7 +110,7 @@ def worker(rank: int, size: int, folder: str) -> None:
         alone = built(None, torch.float16)
         alone.load_state_dict(state)
         compare(converted, alone, range(3), mine, bits=dtype == torch.float16)
-    # fewer samples than shares: with three ranks the last holds none
+    # four samples: with three ranks the last one holds none
     sharded, alone = built(group, torch.float32, 4, 2), built(None, torch.float32, 4, 2)
     assert len(sharded.owned) == {2: 2, 3: [2, 2, 0][rank]}[size]
     x, labels = start(4, 2)
@@ -126,7 +128,7 @@ def worker(rank: int, size: int, folder: str) -> None:
 def test_shards_equal_one_process(tmp_path: Path) -> None:
     for size in (2, 3):
         mp.start_processes(worker, args=(size, str(tmp_path)), nprocs=size, start_method="fork")
-    # what three ranks wrote goes on in this process alone, as the file says
+    # this process alone resumes from what three ranks wrote
     state = torch.load(tmp_path / f"3-{torch.float32}.pt")
     memory = OnlineClusters(N, 6, K, min_cluster=10, seed=3, sharded=True)  # one rank: holds all
     memory.load_state_dict(state)

@@ -18,12 +18,13 @@ def test_whitening_equals_scikit_learn_up_to_signs() -> None:
     np.testing.assert_allclose(np.abs(ours.numpy()), np.abs(theirs), atol=1e-5)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(PCAWhitening(5).fit(x.numpy()).transform(x.double()), ours)
+    assert torch.equal(PCAWhitening(5).fit_transform(x.numpy()), ours)
 
 
 def test_whitened_before_the_norm_has_unit_covariance() -> None:
     x = features(500, 6)
     pca = PCAWhitening(6).fit(x)
-    white = ((x - pca.mean) @ pca.components).double()
+    white = ((x - pca.mean_) @ pca.components_).double()
     torch.testing.assert_close(white.T @ white / 500, torch.eye(6, dtype=torch.float64), atol=1e-4, rtol=0)
 
 
@@ -52,16 +53,17 @@ def test_balanced_draws_are_balanced() -> None:
     assert drawn.shape == (300,)
     sizes = torch.bincount(assignments[drawn], minlength=8)
     assert sizes.nonzero().flatten().tolist() == [0, 3, 7]
-    assert sizes[[0, 3, 7]].min() >= 97  # 101 each, less the three that fall off the end
+    assert sizes[[0, 3, 7]].min() >= 97  # 101 draws each, of which the last three are dropped
     from_first = drawn[assignments[drawn] == 0]
     assert len(from_first.unique()) == len(from_first)  # large clusters: without replacement
     assert len(drawn[assignments[drawn] == 3].unique()) > 5
     assert torch.equal(drawn, balanced_indices(assignments, 300, seed=1))
+    assert torch.equal(drawn, balanced_indices(assignments.numpy(), 300, seed=1))
     assert not torch.equal(drawn, balanced_indices(assignments, 300, seed=2))
 
 
-def test_balanced_draws_as_many_as_the_reference_on_imagenet_sized_classes() -> None:
-    """methods.md section 6: 129 draws a class for 1,281,167 samples in 10,000 classes; here a hundredth of it."""
+def test_balanced_draws_a_class_as_in_the_reference() -> None:
+    """The reference draws 129 a class for 1,281,167 samples in 10,000 classes; this is a hundredth of that."""
     assignments = torch.arange(12_811) % 100
     drawn = balanced_indices(assignments, 12_811, seed=0)
     assert torch.bincount(assignments[drawn]).max() <= 129
@@ -81,10 +83,10 @@ def test_bank_clusters_what_this_epoch_wrote() -> None:
     assert assignments.shape == (3, 120)
     assert centroids.shape == (3, 8, 6)
     assert (assignments[:, 100:] == -100).all()
-    for head, view in ((0, 0), (1, 1), (2, 0)):
-        nearest = (z[view] @ centroids[head].T).argmax(1)
+    for head, crop in ((0, 0), (1, 1), (2, 0)):
+        nearest = (z[crop] @ centroids[head].T).argmax(1)
         assert torch.equal(nearest, assignments[head, :100])
-    assert not torch.equal(assignments[0], assignments[2])  # one view, two draws
+    assert not torch.equal(assignments[0], assignments[2])  # the same crop, other draws
     again, _ = bank.cluster(8, 3, seed=1, epoch=0)
     assert torch.equal(again, assignments)
     assert not torch.equal(bank.cluster(8, 3, seed=1, epoch=1)[0], assignments)
@@ -97,7 +99,23 @@ def test_bank_clusters_what_this_epoch_wrote() -> None:
         found, _ = memory.cluster(4, 1, seed=1, epoch=2, warm_start=centroids[:1, :4])
         assert (found >= 0).sum() == 22  # only the new epoch's samples
         expected = KMeans(4, "cosine", 10, init=centroids[0, :4], empty="keep").fit(memory.bank[0, memory.written])
-        assert torch.equal(found[0, memory.written], expected.assignments)
+        assert torch.equal(found[0, memory.written], expected.assignments_)
+
+
+def test_bank_takes_arrays() -> None:
+    z = torch.nn.functional.normalize(torch.randn(2, 30, 4, generator=torch.Generator().manual_seed(0)), dim=2)
+    one, other = EpochBank(30, 4, n_crops=2), EpochBank(30, 4, n_crops=2)
+    one.write(torch.arange(30), z)
+    other.write(np.arange(30), z.numpy())
+    start = z[:, :5]
+    found = (
+        one.cluster(5, 2, seed=0, epoch=0, warm_start=start),
+        other.cluster(5, 2, seed=0, epoch=0, warm_start=start.numpy()),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert repr(one) == "EpochBank(n_samples=30, dim=4, n_crops=2, bank_dtype=torch.float32, ranks=1)"
+    with pytest.raises(TypeError, match="positional"):
+        EpochBank(30, 4, 2, None)  # type: ignore[misc]
 
 
 def test_bank_names_what_is_wrong() -> None:

@@ -1,4 +1,4 @@
-"""Gloo ranks, each with a part of the data, find what one process finds on all of it."""
+"""k-means and ODC's memories on several gloo ranks give the result of one process on all data."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def fit(x: torch.Tensor, group: dist.ProcessGroup | None) -> list[dict[str, obje
     start = x.new_ones(12, 6)
     results.append(KMeans(12, n_iters=3, init=start, group=group).fit(x))  # all but one cluster empty
     results.append(KMeans(12, n_iters=0, init=start, group=group).fit(x))
-    return [vars(result) for result in results]
+    return [{name: value for name, value in vars(result).items() if name.endswith("_")} for result in results]
 
 
 def online(group: dist.ProcessGroup | None, rank: int | None) -> dict[str, torch.Tensor]:
@@ -71,14 +71,14 @@ def test_three_uneven_ranks_equal_one(tmp_path: Path) -> None:
     mp.start_processes(kmeans_worker, args=(str(tmp_path),), nprocs=3, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
     for one, *parts in zip(fit(data(), None), *ranks, strict=True):
-        assert [len(part["assignments"]) for part in parts] == [170, 0, 231]
-        assert torch.equal(torch.cat([part["assignments"] for part in parts]), one["assignments"])
+        assert [len(part["assignments_"]) for part in parts] == [170, 0, 231]
+        assert torch.equal(torch.cat([part["assignments_"] for part in parts]), one["assignments_"])
         for part in parts:
-            assert torch.equal(part["centroids"], parts[0]["centroids"])
-            torch.testing.assert_close(part["centroids"], one["centroids"])
-            torch.testing.assert_close(part["counts"], one["counts"])
-            assert part["inertia"] == pytest.approx(one["inertia"], rel=1e-6)
-            assert (part["n_iter"], part["n_repaired"]) == (one["n_iter"], one["n_repaired"])
+            assert torch.equal(part["centroids_"], parts[0]["centroids_"])
+            torch.testing.assert_close(part["centroids_"], one["centroids_"])
+            torch.testing.assert_close(part["counts_"], one["counts_"])
+            assert part["inertia_"] == pytest.approx(one["inertia_"], rel=1e-6)
+            assert (part["n_iters_"], part["n_repaired_"]) == (one["n_iters_"], one["n_repaired_"])
 
 
 @pytest.mark.slow  # three ranks are tested daily
@@ -86,13 +86,13 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     mp.start_processes(worker, args=(str(tmp_path),), nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for one, first, second in zip(fit(data(), None), ranks[0]["kmeans"], ranks[1]["kmeans"], strict=True):
-        together = torch.cat([first["assignments"], second["assignments"]])
-        assert torch.equal(together, one["assignments"])
-        assert torch.equal(first["centroids"], second["centroids"])
-        torch.testing.assert_close(first["centroids"], one["centroids"])
-        torch.testing.assert_close(first["counts"], one["counts"])
-        assert first["inertia"] == pytest.approx(one["inertia"], rel=1e-6)
-        assert first["n_repaired"] == one["n_repaired"]
+        together = torch.cat([first["assignments_"], second["assignments_"]])
+        assert torch.equal(together, one["assignments_"])
+        assert torch.equal(first["centroids_"], second["centroids_"])
+        torch.testing.assert_close(first["centroids_"], one["centroids_"])
+        torch.testing.assert_close(first["counts_"], one["counts_"])
+        assert first["inertia_"] == pytest.approx(one["inertia_"], rel=1e-6)
+        assert first["n_repaired_"] == one["n_repaired_"]
     for name, value in online(None, None).items():
         assert torch.equal(ranks[0]["online"][name], ranks[1]["online"][name]), name
         torch.testing.assert_close(ranks[0]["online"][name], value)

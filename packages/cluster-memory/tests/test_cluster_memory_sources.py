@@ -1,4 +1,4 @@
-"""Whatever rows are read from, the same rows give the same clusters."""
+"""The same rows give the same clusters from every kind of source."""
 
 import mmap
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def rows(n: int = 300, dim: int = 6) -> torch.Tensor:
 
 
 class OnDisk:
-    """As h5py and zarr do it: a shape, a dtype, and slices only."""
+    """Like a data set of h5py or zarr: a shape, a dtype, and slices only."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self._x, self.shape, self.dtype = x.numpy(), tuple(x.shape), x.numpy().dtype
@@ -29,7 +29,7 @@ class OnDisk:
 
 
 class Foreign:
-    """Another library's array."""
+    """An array of another library, which offers DLPack."""
 
     def __init__(self, x: torch.Tensor) -> None:
         self._x = x
@@ -63,12 +63,12 @@ def test_same_clusters_from_every_source(kind: str, init: str, monkeypatch: pyte
         source = ready[kind]
     kmeans = KMeans(20, init=init, n_iters=5)
     result = kmeans.fit(source)  # type: ignore[arg-type]
-    assert torch.equal(result.assignments, expected.assignments)
-    torch.testing.assert_close(result.centroids, expected.centroids)
-    assert torch.equal(kmeans.predict(source), expected.assignments)  # type: ignore[arg-type]
+    assert torch.equal(result.assignments_, expected.assignments_)
+    torch.testing.assert_close(result.centroids_, expected.centroids_)
+    assert torch.equal(kmeans.predict(source), expected.assignments_)  # type: ignore[arg-type]
     distances = kmeans.transform(source)  # type: ignore[arg-type]
     torch.testing.assert_close(
-        distances.square(), torch.cdist(x.float(), result.centroids).square(), atol=1e-5, rtol=1e-4
+        distances.square(), torch.cdist(x.float(), result.centroids_).square(), atol=1e-5, rtol=1e-4
     )
     whitened = PCAWhitening(4).fit(source).transform(source)  # type: ignore[arg-type]
     torch.testing.assert_close(whitened, PCAWhitening(4).fit(x).transform(x), atol=1e-4, rtol=1e-4)

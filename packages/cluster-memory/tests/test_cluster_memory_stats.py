@@ -15,6 +15,8 @@ def test_nmi_and_change_equal_scikit_learn(n: int, k: int, before: int, seed: in
     stats = cluster_stats(a, k, b)
     assert stats.nmi == pytest.approx(normalized_mutual_info_score(b.numpy(), a.numpy()), abs=1e-9)
     assert stats.change == pytest.approx(float((a != b).double().mean()))
+    of_arrays = cluster_stats(a.int().numpy(), k, b.numpy())
+    assert (of_arrays.nmi, of_arrays.change) == (stats.nmi, stats.change)
 
 
 def test_sizes_and_entropy() -> None:
@@ -36,6 +38,8 @@ def test_limits() -> None:
 
 
 def test_bad_input() -> None:
+    with pytest.raises(TypeError, match="must be integers"):
+        cluster_stats(torch.zeros(4), 3)
     with pytest.raises(ValueError, match="below k = 3"):
         cluster_stats(torch.arange(4), 3)
     with pytest.raises(ValueError, match=r"must be \(N,\)"):

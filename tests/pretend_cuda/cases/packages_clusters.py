@@ -24,13 +24,21 @@ SCORES = torch.randn(20, 9, generator=_generator) / 8
 # ---- cluster_memory ----
 
 
-@memory.of("KMeans.fit", "KMeans.predict", "KMeans.transform")
+def fitted(clusters: KMeans) -> dict[str, Any]:
+    return {name: value for name, value in vars(clusters).items() if name.endswith("_")}
+
+
+@memory.of(
+    *("KMeans.fit", "KMeans.predict", "KMeans.transform", "KMeans.fit_predict", "KMeans.fit_transform"),
+    "KMeans.get_params",
+)
 def kmeans(put: Put) -> Any:
     found: list[Any] = []
     for metric in ("euclidean", "cosine"):
         for init in ("random", "k-means++", put(X[:K].clone())):
             clusters = KMeans(K, metric=metric, n_iters=4, init=init, seed=1)
-            found += [clusters.fit(put(X)), clusters.predict(put(X[:50])), clusters.transform(put(X[:9]))]
+            found += [fitted(clusters.fit(put(X))), clusters.predict(put(X[:50])), clusters.transform(put(X[:9]))]
+            found += [clusters.get_params()["init"], clusters.fit_predict(put(X)), clusters.fit_transform(put(X))]
     return found
 
 
@@ -38,13 +46,15 @@ def kmeans(put: Put) -> Any:
 def kmeans_with_repairs(put: Put) -> Any:
     many = torch.cat([X[:1].expand(60, -1), X[:30]])  # most start at one point, and all of these but one become empty
     found = [KMeans(12, n_iters=3, empty=empty).fit(put(many)) for empty in ("split", "keep")]
-    assert found[0].n_repaired > 0
-    return found
+    assert found[0].n_repaired_ > 0
+    return [fitted(clusters) for clusters in found]
 
 
-@memory.of("PCAWhitening.fit", "PCAWhitening.transform")
+@memory.of("PCAWhitening.fit", "PCAWhitening.transform", "PCAWhitening.fit_transform", "PCAWhitening.get_params")
 def whitening(put: Put) -> Any:
-    return PCAWhitening(4).fit(put(X)).transform(put(X)).abs()  # signs of components are anybody's
+    pca = PCAWhitening(4).fit(put(X))
+    # signs of components are anybody's
+    return pca.transform(put(X)).abs(), PCAWhitening(4).fit_transform(put(X)).abs(), on_cpu(pca.get_params())
 
 
 @memory.of("balanced_indices", "cluster_stats")
@@ -56,6 +66,7 @@ def statistics(put: Put) -> Any:
 @memory.of(
     *("OnlineClusters.initialise", "OnlineClusters.update", "OnlineClusters.update_centroids"),
     *("OnlineClusters.split_small_clusters", "OnlineClusters.loss_weights", "OnlineClusters.assignments_of"),
+    "OnlineClusters.extra_repr",
 )
 def online(put: Put) -> Any:
     clusters = put(OnlineClusters(N, D, K, min_cluster=10))
@@ -69,16 +80,17 @@ def online(put: Put) -> Any:
     found += [clusters.loss_weights(), clusters.assignments_of(put(indices)), dict(clusters.state_dict())]
     resumed = put(OnlineClusters(N, D, K, min_cluster=10))
     resumed.load_state_dict(clusters.state_dict())
+    found += [resumed.extra_repr()]
     return [*found, resumed.update(put(indices), put(X[indices])), resumed.centroids]
 
 
-@memory.of("EpochBank.write", "EpochBank.cluster")
+@memory.of("EpochBank.write", "EpochBank.cluster", "EpochBank.extra_repr")
 def bank(put: Put) -> Any:
     bank = put(EpochBank(N, D, 2))
     bank.write(put(torch.arange(N)), put(torch.stack([X, X.flip(0)])))
     labels, centroids = bank.cluster(K, 3, 4, seed=0, epoch=0)
     bank.write(torch.tensor([1, 2, 1]), torch.stack([X[:3], X[3:6]]))  # from the CPU, one image twice
-    return labels, centroids, dict(bank.state_dict())
+    return labels, centroids, dict(bank.state_dict()), bank.extra_repr()
 
 
 @pytest.mark.parametrize("name", memory.calls)
@@ -101,7 +113,7 @@ def test_clusterings_repeat(cuda: Device) -> None:
 
 def test_a_kernel_is_launched_where_its_tensors_are() -> None:
     x = X.to("cuda:1")
-    assert KMeans(K, n_iters=2).fit(x).centroids.device == x.device
+    assert KMeans(K, n_iters=2).fit(x).centroids_.device == x.device
     assert sinkhorn_knopp(SCORES.to("cuda:1")).device == x.device
 
 

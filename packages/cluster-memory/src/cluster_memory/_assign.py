@@ -1,4 +1,4 @@
-"""The assignment step: every row to its nearest centroid, by the fastest exact way on its device."""
+"""The assignment step: the nearest centroid of each row, by the fastest exact method for the device."""
 
 import importlib.util
 import sys
@@ -10,39 +10,46 @@ import torch
 from torch import Tensor
 
 from cluster_memory import _device
-from cluster_memory._crew import Crew
+from cluster_memory._coarse import CoarseNearest, CoarseRows, coarse_dtype, is_worth_it
 from cluster_memory._nearest import Columns, Nearest
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Frame, Rows
-from cluster_memory._screen import Coarse, Screened, coarse_dtype, is_worth_it
 from cluster_memory._sums import add_rows, segment_sums
+from cluster_memory._threads import Threads
 
-# Up to so many numbers, rows in memory are copied into the layout that the float32 product takes fastest.
+# Rows in memory with at most this many elements are copied once into the fastest layout for the float32 product.
 _FEW = 2**24
-# Multiplications of a pass from which threads of its own pay; and so many times that where screening leaves less to
-# gain, the half second of loading compiled loops.
-_LARGE, _LOADING = 2**31, 16
+# A pass with at least this many multiplications (N K D) is read by our own threads.
+_LARGE = 2**31
+# With coarse products the numba loops save less, so they must be this many times larger to repay half a second of
+# loading them.
+_LOADING = 16
 
 
-def fused_loops(rows: Rows, k: int) -> Any:
-    """The module of compiled loops where numba is installed and a fit of K centroids repays loading it; None elsewhere.
+def numba_loops(rows: Rows, k: int) -> Any:
+    """The module `_numba_loops` if numba is installed and the fit is large enough to repay loading it, else None.
 
-    The same sizes get the same answer, except where both ways give the same bits: loops once loaded are used then."""
+    The answer depends on the sizes only, so that a fit is repeatable. The exception are fits without coarse products:
+    there numba and torch give the same bits, so the loops are also used if they are already loaded."""
     if rows.device.type != "cpu" or not importlib.util.find_spec("numba"):
         return None
     if is_worth_it(k, rows.dim):
         pays = is_large(rows, k, _LOADING)
     else:
-        pays = is_large(rows, k) or "cluster_memory._fused" in sys.modules
-    return importlib.import_module("cluster_memory._fused") if pays else None
+        pays = is_large(rows, k) or "cluster_memory._numba_loops" in sys.modules
+    return importlib.import_module("cluster_memory._numba_loops") if pays else None
 
 
 def is_large(rows: Rows, k: int, times: int = 1) -> bool:
+    """Whether one pass over the rows makes at least `times` times `_LARGE` multiplications."""
     return rows.n * k * rows.dim >= times * _LARGE
 
 
-def nearest_of(centroids: Tensor, cosine: bool, fused: Any = None) -> Nearest | Screened:
-    """What maps float32 rows (B, D) to distances (B,) and indices (B,) of the nearest centroids (K, D)."""
+def nearest_of(centroids: Tensor, cosine: bool, loops: Any = None) -> Nearest | CoarseNearest:
+    """The fastest object for this device that finds the nearest of centroids (K, D).
+
+    Called with float32 rows (B, D), it returns their distances (B,) and indices (B,). loops: the module `_numba_loops`
+    or None."""
     if centroids.is_cuda:
         if not importlib.util.find_spec("triton"):
             return Nearest(centroids, cosine)
@@ -51,48 +58,51 @@ def nearest_of(centroids: Tensor, cosine: bool, fused: Any = None) -> Nearest | 
         return TritonNearest(centroids, cosine)
     dtype = coarse_dtype()
     if dtype is None or not is_worth_it(*centroids.shape):
-        return fused.FusedNearest(centroids, cosine) if fused else Nearest(centroids, cosine)
-    if fused and dtype == torch.int8:
-        return fused.FusedScreened(centroids, cosine)
-    return Screened(centroids, cosine, dtype)
+        return loops.NumbaNearest(centroids, cosine) if loops else Nearest(centroids, cosine)
+    if loops and dtype == torch.int8:
+        return loops.NumbaCoarseNearest(centroids, cosine)
+    return CoarseNearest(centroids, cosine, dtype)
 
 
 def block_rows(k: int, dim: int, device: torch.device, scratch: int) -> int:
-    """Rows in a block: those whose K scores and few copies fill `scratch` bytes; more where scores are not kept."""
+    """Number of rows in a block, so that their K scores and a few copies of them fill `scratch` bytes.
+
+    Blocks are larger where scores are not all held in memory: on a GPU, and with coarse products."""
     if device.type == "cuda":
         return max(1, 64 * scratch // (40 * dim + (0 if importlib.util.find_spec("triton") else 4 * k)))
     if coarse_dtype() is not None and is_worth_it(k, dim):
         return max(1, 2 * scratch // (20 * dim + k))
-    return max(1, scratch // 4 // (20 * dim + 4 * k))  # small enough for a core's cache
+    return max(1, scratch // 4 // (20 * dim + 4 * k))  # a thread's part stays in its core's cache
 
 
 class Assignment:
-    """Labels (N,) int64 and distances (N,) float32 of this rank's rows under the last centroids seen.
+    """Labels (N,) int64 and distances (N,) float32 of this rank's rows under the centroids of the last update.
 
-    Where most centroids stayed as they were, to the bit, rows are only compared with those that moved: an unmoved
-    centroid is no nearer than the last distance was. A row compares all again if its own centroid moved and no moved
-    one is nearer than that. Exact, without bounds."""
+    If at most half of the centroids moved since the last update, rows are compared with the moved ones only: an unmoved
+    centroid cannot be nearer than the last distance. A row is compared with all centroids if its own centroid moved and
+    no moved centroid is nearer than the last distance. This is exact; it needs no bounds on distances."""
 
     def __init__(self, rows: Rows, k: int, frame: Frame, ranks: Ranks) -> None:
         self._rows, self._frame, self._ranks = rows, frame, ranks
         self.labels = torch.full((rows.n,), -1, device=rows.device)
         self.distance = torch.empty(rows.n, device=rows.device)
-        self._last: Tensor | None = None  # centroids, in the frame
-        self._facts: dict[int, Any] = {}  # by first row; kept where the rows themselves are in memory
-        self._seen = torch.zeros(2, dtype=torch.int64)
-        self._fused = fused_loops(rows, k)
+        self._last: Tensor | None = None  # centroids of the last update, in the frame
+        self._facts: dict[int, Any] = {}  # what `Nearest.facts` returned for a block, by the block's first row
+        self._seen = torch.zeros(2, dtype=torch.int64)  # rows rechecked in float32, rows seen by a coarse product
+        self._loops = numba_loops(rows, k)
         wants_threads = rows.device.type == "cpu" and rows.may_read_ahead and is_large(rows, k)
-        self._crew = Crew(torch.get_num_threads() if wants_threads else 1)
+        self._threads = Threads(torch.get_num_threads() if wants_threads else 1)
 
     def update(self, centroids: Tensor, wants_sums: bool = True) -> tuple[bool, Tensor]:
-        """Assign all rows to centroids (K, D); return whether any label changed, and the sums (K, D) float64."""
-        places = self._frame.enter(centroids)
-        every = nearest_of(places, self._frame.cosine, self._fused)
-        moved = None if self._last is None else (places != self._last).any(1)
-        self._last = places
-        sums = LabelSums(places, self._fused)
+        """Assigns all rows to centroids (K, D). Returns whether any label changed, and the sums (K, D) float64 of the
+        members, both over all ranks."""
+        framed = self._frame.enter(centroids)
+        every = nearest_of(framed, self._frame.cosine, self._loops)
+        moved = None if self._last is None else (framed != self._last).any(1)
+        self._last = framed
+        sums = LabelSums(framed, self._loops)
         changed = False
-        if moved is None or 2 * int(moved.sum()) > len(places):
+        if moved is None or 2 * int(moved.sum()) > len(framed):
             found = self._among_all(every)
         else:
             found = self._among_moved(every, moved)
@@ -100,12 +110,13 @@ class Assignment:
             changed = changed or not torch.equal(self.labels[part], index)
             self.distance[part], self.labels[part] = distance, index
             if wants_sums:
-                self._crew.run(partial(sums.add, index, entered))
+                self._threads.run(partial(sums.add, index, entered))
         anywhere = self._ranks.sum(torch.full((), int(changed), device=self._rows.device))
         return bool(anywhere), self._ranks.sum(sums.total())
 
-    def _among_all(self, nearest: Nearest | Screened) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """(rows, float32 rows (B, D) in the frame, distance (B,), index (B,)) of each block."""
+    def _among_all(self, nearest: Nearest | CoarseNearest) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Compares each block with all centroids: yields its slice of rows, the rows (B, D) in the frame, the distance
+        (B,) and the index (B,)."""
         few = self._rows.n * self._rows.dim <= _FEW
 
         def compare(item: tuple[slice, Tensor]) -> tuple[slice, Tensor, Tensor, Tensor]:
@@ -118,15 +129,15 @@ class Assignment:
                     self._facts[part.start] = facts
             return part, entered, *nearest(entered, facts)
 
-        yield from self._crew.map(compare, self._rows)
+        yield from self._threads.map(compare, self._rows)
         self._count(nearest)
 
     def _among_moved(
-        self, every: Nearest | Screened, is_moved: Tensor
+        self, every: Nearest | CoarseNearest, is_moved: Tensor
     ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """The same, where all centroids but those of is_moved (K,) are as they were."""
+        """Like `_among_all`, but compares with the centroids of is_moved (K,) bool; the others are unchanged."""
         moved = is_moved.nonzero().flatten()
-        some = nearest_of(every.centroids[moved], self._frame.cosine, self._fused) if len(moved) else None
+        some = nearest_of(every.centroids[moved], self._frame.cosine, self._loops) if len(moved) else None
 
         def compare(item: tuple[slice, Tensor]) -> tuple[slice, Tensor, Tensor, Tensor]:
             part, entered = item[0], self._frame.enter(item[1])
@@ -134,7 +145,7 @@ class Assignment:
             if some is None:
                 return part, entered, last, label
             facts: Any = self._facts.get(part.start)
-            if isinstance(facts, Coarse) and not isinstance(some, Screened):
+            if isinstance(facts, CoarseRows) and not isinstance(some, CoarseNearest):
                 facts = Columns(entered.T, facts.squares)
             distance, which = some(entered, facts)
             index = moved[which]
@@ -145,12 +156,13 @@ class Assignment:
                 distance[again], index[again] = every(entered[again])
             return part, entered, distance, index
 
-        yield from self._crew.map(compare, self._rows)
+        yield from self._threads.map(compare, self._rows)
         self._count(every)
         self._count(some)
 
-    def _count(self, nearest: Nearest | Screened | None) -> None:
-        if isinstance(nearest, Screened):
+    def _count(self, nearest: Nearest | CoarseNearest | None) -> None:
+        """Adds the counters of a coarse product, for `rechecked`."""
+        if isinstance(nearest, CoarseNearest):
             self._seen += torch.tensor([nearest.n_rechecked, nearest.n_seen])
 
     def counts(self, k: int) -> Tensor:
@@ -158,24 +170,27 @@ class Assignment:
         return self._ranks.sum(torch.bincount(self.labels, minlength=k))
 
     def inertia(self) -> float:
+        """Sum of the distances over all ranks, in the units of the frame."""
         return float(self._ranks.sum(self.distance.sum(dtype=torch.float64)))
 
     def rechecked(self) -> float:
-        """Share of this rank's rows, over all updates, that the coarse product alone did not decide; 0 without one."""
+        """Share of this rank's rows, over all updates, that the coarse product did not decide; 0 without one."""
         return float(self._seen[0] / self._seen[1].clamp_min(1))
 
 
 class LabelSums:
-    """Sums (K, D) of rows by label, repeatable: float64, except that on a CPU a few members of each cluster are added
-    in float32 first, which is several times as fast."""
+    """Sums (K, D) float64 of rows by label, with the same bits every time.
 
-    def __init__(self, centroids: Tensor, fused: Any = None) -> None:
-        self._add = fused.add_by_label if fused else add_rows
+    On a CPU about 64 rows a cluster are added in float32 before they go into the float64 sums, which is several times
+    as fast."""
+
+    def __init__(self, centroids: Tensor, loops: Any = None) -> None:
+        self._add = loops.add_by_label if loops else add_rows
         self._sums = torch.zeros(centroids.shape, dtype=torch.float64, device=centroids.device)
         self._few, self._n_few = torch.zeros_like(centroids), 0
 
     def add(self, labels: Tensor, rows: Tensor) -> None:
-        """labels (B,) int64, rows (B, D) float32."""
+        """Adds rows (B, D) float32 to the sums of labels (B,) int64."""
         if _device.on_gpu(rows.device):
             self._sums += segment_sums(labels, rows.double(), len(self._sums))
             return
@@ -187,7 +202,7 @@ class LabelSums:
             self._n_few += len(some)
 
     def total(self) -> Tensor:
-        """(K, D) float64 of all rows so far."""
+        """Sums (K, D) float64 of all rows so far."""
         self._sums += self._few
         self._few.zero_()
         self._n_few = 0

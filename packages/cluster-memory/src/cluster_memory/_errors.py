@@ -1,7 +1,9 @@
-"""The one error that a caller may want to tell from all others."""
+"""The error that callers may want to handle differently from other bad input."""
 
 
 class NotFinite(ValueError):
-    """Rows, features, embeddings or centroids hold NaN or infinity: what made them diverged, or a file is damaged.
+    """Rows, features, embeddings or centroids hold NaN or infinity.
 
-    Any other bad argument is a plain ValueError."""
+    Usually the training that produced them diverged, or a file is damaged. All other bad arguments raise a plain
+    ValueError or TypeError.
+    """

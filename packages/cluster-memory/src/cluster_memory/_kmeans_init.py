@@ -1,4 +1,4 @@
-"""First centroids: given rows, random rows, or k-means++ rows. Draws are keyed and the same on every rank."""
+"""First centroids: random rows or k-means++ rows. The draws are the same on every rank."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,15 @@ from cluster_memory._sums import running_sums
 
 
 def random_rows(rows: Rows, k: int, generator: torch.Generator) -> Tensor:
-    """Global numbers (k,) of k distinct rows: the head of a random permutation."""
+    """Global row numbers (k,) of k distinct rows."""
     return torch.randperm(rows.n_total, generator=generator)[:k].to(rows.device)
 
 
 def plus_plus_rows(rows: Rows, frame: Frame, ranks: Ranks, k: int, generator: torch.Generator) -> Tensor:
-    """Global numbers (k,) of rows drawn by exact D^2 sampling (Arthur & Vassilvitskii 2007), one pass over x each.
+    """Global row numbers (k,) drawn by exact D^2 sampling (Arthur & Vassilvitskii 2007), one pass over x for each.
 
-    Distances are taken by subtraction, so a copy of a chosen row is at exactly zero and is never drawn while any other
-    row is left; after that, rows are drawn uniformly."""
+    Distances are computed by subtraction, so a copy of a chosen row is at exactly zero and is not drawn while any other
+    row is left. Once all rows are at zero, rows are drawn uniformly."""
     draws = torch.rand(k, 2, generator=generator, dtype=torch.float64).tolist()
     chosen = [int(draws[0][0] * rows.n_total)]
     squared = torch.full((rows.n,), torch.inf, device=rows.device)
@@ -35,7 +35,8 @@ def plus_plus_rows(rows: Rows, frame: Frame, ranks: Ranks, k: int, generator: to
         if not target > 0 and not float(totals.sum()) > 0:
             chosen.append(int(spare * rows.n_total))
             continue
-        # the first row at which the running sum passes the target; a later rank's rows pass it too, so take the minimum
+        # The row to draw is the first one whose running sum passes the target. Rows of later ranks pass it too, so the
+        # ranks take the minimum.
         exact = torch.float64 if cumulative.dtype == torch.int64 else torch.float32
         point = torch.full((), target - before, dtype=exact, device=rows.device).to(cumulative.dtype)
         local = int(torch.searchsorted(cumulative, point, right=True))
@@ -46,6 +47,6 @@ def plus_plus_rows(rows: Rows, frame: Frame, ranks: Ranks, k: int, generator: to
 
 
 def _last_positive(squared: Tensor, rows: Rows) -> Tensor:
-    """Where rounding of the running sum could overshoot: the last row with any weight."""
+    """Global number () of the last row with a positive weight: an upper limit, since the running sum is rounded."""
     positive = squared.nonzero().flatten()
     return (positive[-1] + rows.first) if len(positive) else torch.full((), -1, device=rows.device)

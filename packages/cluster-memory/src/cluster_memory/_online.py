@@ -1,4 +1,4 @@
-"""Online Deep Clustering's two memories (Zhan et al. 2020, arXiv:2006.10645): samples and centroids, step by step."""
+"""The memories of Online Deep Clustering (Zhan et al. 2020, arXiv:2006.10645): samples and centroids."""
 
 from typing import Any
 
@@ -9,48 +9,65 @@ from torch import Tensor
 from cluster_memory import _device
 from cluster_memory._errors import NotFinite
 from cluster_memory._nearest import first_argmin
-from cluster_memory._ranks import Ranks, last_places
+from cluster_memory._ranks import Ranks, last_occurrences
 from cluster_memory._samples import Samples, check_bank_dtype
+from cluster_memory._sources import Array, as_tensor
 from cluster_memory._sums import add_rows
 from cluster_memory._two_means import cut_in_two
 
-_BLOCK_BYTES = 16 * 2**20  # of scores (rows x K) or features at once
+_BLOCK_BYTES = 16 * 2**20  # scratch memory for the scores (rows x K) or features of one block
 
 
 class OnlineClusters(Samples):
-    """ODC's memories: a feature and a cluster for each of N samples, and the K clusters, without empty or tiny ones.
+    """ODC's samples memory and centroids memory, without empty or tiny clusters.
 
-    A step is `update`, every tenth time `update_centroids`, then `split_small_clusters` and `loss_weights`. Its cost
-    depends on the batch B, on D and K and on the sizes of the clusters it repairs, never on N.
+    Holds a unit row and a cluster for each of N samples, and K centroids. A training step calls `update`, every tenth
+    time `update_centroids`, then `split_small_clusters` and `loss_weights`. The cost of a step depends on the batch B,
+    on D and K and on the sizes of the clusters that are repaired, never on N.
 
-    n_samples: N >= k. momentum in [0, 1]: share of the new feature in the memory. min_cluster: clusters below it are
-    dissolved; where N < 2 K min_cluster it is lowered to max(1, N // 2K), so that most clusters can reach it.
-    seed: the only source of randomness. bank_dtype: float32, or float16 for half the bytes. What is computed is float32
-    all the same; a float16 row is rounded before it is assigned and summed, so that clusters and sums are those of the
-    rows in the bank, which are unit up to 2^-11.
+    Zhan et al. 2020, arXiv:2006.10645. The README gives the memory, the traffic between ranks, the precision of the
+    sums and when the host waits for a GPU.
 
-    group: ranks whose batches are put together; each holds the whole memory and does the same work, so any of them can
-    write the checkpoint and any number of ranks can go on from it. With sharded=True each rank holds `bank` and
-    `assignments` of the samples in `owned` only, the rank-th ceil(N / W) of them; from equal states results are equal
-    to the bit (`initialise` adds its sums in another order). Then `initialise` takes, on every rank, what that rank
-    owns; `assignments_of` looks clusters up; every method is a collective but `update_centroids` and `loss_weights`.
-    Traffic beside the batch: `update` all-reduces its B rows and clusters, and each split collects the rows of one
-    cluster. `state_dict` is a collective too, and global: rank 0 of the group gets all rows in main memory, the others
-    none; every rank loads rank 0's, whatever their number.
+    The whole state is in the `state_dict`: `bank`, `assignments`, `centroids`, `sums`, `counts` and `step`. Loading it
+    resumes bit for bit. A checkpoint with another `bank_dtype` is converted.
 
-    Buffers are the whole state: `bank` (N, D) unit rows, `assignments` (N,) int64 (-100 before `initialise`),
-    `centroids` (K, D) float32, `sums` (K, D) float64, `counts` (K,) int64, `step` int64. They take
-    4 N D + 8 N + 12 K D bytes (2 N D in float16), and the member lists, which are rebuilt on loading, 40 N at most; all
-    that has an N is divided by W when sharded. A checkpoint of another bank dtype is converted.
-    Drift: after U updates a sum is off by at most 2 U 2^-53 max|sum| (10^9 updates of clusters of 1000: 2e-4 of one
-    row); rows have 24 bits, so in practice most additions are exact. A split computes its two sums afresh.
+    Args:
+        n_samples: Number of samples N, at least k.
+        dim: Length D of a row.
+        k: Number of clusters K.
+        momentum: Share of the new feature in an updated row, in [0, 1].
+        min_cluster: Clusters with fewer members are dissolved. If N < 2 K min_cluster, the threshold is lowered to
+            max(1, N // 2K), so that most clusters can reach it; see `effective_min_cluster`.
+        seed: Seed of all random draws.
+        bank_dtype: torch.float32, or torch.float16 for half the bytes. Computation is in float32 either way. A float16
+            row is rounded before it is assigned and summed, so clusters and sums are those of the rows in the bank.
+        sharded: Divides rows and assignments among the ranks of `group`: each rank holds the samples in `owned`. Every
+            method except `update_centroids` and `loss_weights` is then a collective call, and so is `state_dict`.
+        group: Process group whose batches are put together. Without `sharded`, each rank holds the whole memory and
+            does the same work, so any rank can write the checkpoint. None means this process alone.
 
-    On a GPU, with group=None, the host waits once in a step that splits nothing: `split_small_clusters` asks whether a
-    cluster is small and, in the same copy, whether the last batch was fine. `update` itself does not wait: a batch with
-    indices out of range or features that are not finite changes nothing there but `step`, its change ratio is NaN, and
-    the next split_small_clusters, update or state_dict raises (on a CPU, and for indices on the CPU, update raises at
-    once). After updates of a quarter of the samples the member lists are brought up to date, which takes some ten
-    waits. With a group the host also waits for the lengths of the batches."""
+    Attributes:
+        bank: (N, D) buffer of `bank_dtype`, unit rows; if sharded, (len(owned), D).
+        assignments: (N,) int64 buffer of clusters, -100 before `initialise`; if sharded, (len(owned),).
+        centroids: (K, D) float32 buffer, means of the members as of the last `update_centroids` or split; not unit.
+        sums: (K, D) float64 buffer, sums of the members.
+        counts: (K,) int64 buffer, numbers of members.
+        step: () int64 buffer, number of updates.
+        owned: Range of the samples that this rank holds.
+        effective_min_cluster: The threshold in use.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        ```python
+        memory = OnlineClusters(n_samples=len(features), dim=256, k=1000)
+        memory.initialise(features, kmeans.assignments_)
+        change_ratio = memory.update(indices, batch_features)
+        memory.split_small_clusters()
+        loss = cross_entropy(logits, memory.assignments[indices], memory.loss_weights())
+        ```
+    """
 
     centroids: Tensor
     sums: Tensor
@@ -64,11 +81,11 @@ class OnlineClusters(Samples):
         k: int,
         momentum: float = 0.5,
         min_cluster: int = 20,
-        group: dist.ProcessGroup | None = None,
-        seed: int = 0,
         *,
+        seed: int = 0,
         bank_dtype: torch.dtype = torch.float32,
         sharded: bool = False,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         if min(n_samples, dim, k, min_cluster) < 1 or not 0 <= momentum <= 1:
             raise ValueError(
@@ -79,23 +96,43 @@ class OnlineClusters(Samples):
             raise ValueError(f"k = {k} clusters need as many samples, got {n_samples}: use k <= {n_samples}")
         check_bank_dtype(bank_dtype)
         super().__init__(n_samples, dim, k, bank_dtype, Ranks(group), sharded)
-        self.momentum, self.seed = momentum, seed
-        # with this bound not all clusters can be small at once, so redirected samples always have somewhere to go
+        self.momentum, self.min_cluster, self.seed = momentum, min_cluster, seed
+        # With this bound not all clusters can be small at once, so samples of dissolved clusters always find another.
         self.effective_min_cluster = min(min_cluster, max(1, n_samples // (2 * k)))
         self.register_buffer("centroids", torch.zeros(k, dim))
         self.register_buffer("sums", torch.zeros(k, dim, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(k, dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._ready = False
-        # whether the last batch was fine, its indices and its features, until someone waits for the device anyway
+        # Whether the last batch was valid (() bool), its indices and its features. None once it has been checked. On a
+        # GPU the check is left to the next call that waits for the device anyway.
         self._unchecked: tuple[Tensor, Tensor, Tensor] | None = None
 
-    @torch.no_grad()
-    def initialise(self, features: Tensor, assignments: Tensor) -> None:
-        """Fill the memories from features (N, D) of any float dtype and a first clustering (N,) int64 in [0, K).
+    def extra_repr(self) -> str:
+        """The arguments, for torch's repr."""
+        return (
+            f"n_samples={self.n_samples}, dim={self.bank.shape[1]}, k={len(self.counts)}, momentum={self.momentum}, "
+            f"min_cluster={self.min_cluster}, seed={self.seed}, bank_dtype={self.bank.dtype}, "
+            f"sharded={self._sharded}, ranks={self._ranks.size}"
+        )
 
-        Rows are made unit; centroids are the means of their members, not unit. Empty clusters are filled at once by
-        splitting the largest ones. With a group every rank passes the same N rows or, sharded, those it owns."""
+    @torch.no_grad()
+    def initialise(self, features: Array, assignments: Array) -> None:
+        """Fills the memories from features and a first clustering.
+
+        Rows are scaled to unit length; centroids are the means of their members. Empty clusters are filled at once by
+        splitting the largest ones.
+
+        Args:
+            features: (N, D) floats, a tensor or NumPy array. With a group every rank passes the same rows; if sharded,
+                the rows (len(owned), D) that it owns.
+            assignments: (N,) integers in [0, K), tensor or array; if sharded, (len(owned),).
+
+        Raises:
+            ValueError: If a shape is wrong or an assignment is out of range.
+            NotFinite: If features hold NaN or infinity.
+        """
+        features, assignments = as_tensor(features), as_tensor(assignments)
         n, k = len(self.bank), len(self.counts)
         if features.shape != self.bank.shape or assignments.shape != (n,):
             raise ValueError(
@@ -127,13 +164,33 @@ class OnlineClusters(Samples):
         self.update_centroids()
 
     @torch.no_grad()
-    def update(self, indices: Tensor, features: Tensor) -> Tensor:
-        """Blend features (B, D) into the memory of samples `indices` (B,), and move each to its nearest centroid.
+    def update(self, indices: Array, features: Array) -> Tensor:
+        """Blends features into the rows of a batch of samples, and moves each sample to its nearest centroid.
 
-        row <- unit((1 - m) row + m unit(feature)); cluster <- argmax_k centroid_k . row with centroids that are plain
-        means, so that a tight cluster has an advantage and an all-zero row goes to cluster 0. An index may occur more
-        than once: each time is computed from the same old row, and the last one counts. With a group, batches are put
-        together in rank order and may differ in length. Returns the share of the batch that changed cluster, 0-dim."""
+        row <- unit((1 - momentum) row + momentum unit(feature)), then cluster <- argmax_k centroid_k . row. Centroids
+        are means that are not scaled to unit length, so a tight cluster has an advantage. An all-zero row goes to
+        cluster 0. If an index occurs more than once, each occurrence is computed from the same old row and the last
+        one is kept.
+
+        With a group this is a collective call: batches are put together in rank order and may differ in length.
+
+        On a GPU with group=None the host does not wait. An invalid batch then changes nothing but `step`, its change
+        ratio is NaN, and the error is raised by the next call of `split_small_clusters`, `update` or `state_dict`. On a
+        CPU, and for indices on the CPU, it is raised at once.
+
+        Args:
+            indices: (B,) integers in [0, N), tensor or NumPy array on any device.
+            features: (B, D) floats, tensor or NumPy array on any device.
+
+        Returns:
+            () float32 tensor on the device of the memory: share of the batch, over all ranks, that changed cluster.
+
+        Raises:
+            RuntimeError: If the memory is empty.
+            ValueError: If a shape is wrong or an index is out of range.
+            NotFinite: If features hold NaN or infinity.
+        """
+        indices, features = as_tensor(indices), as_tensor(features)
         if not self._ready:
             raise RuntimeError("the memory is empty: call initialise or load_state_dict first")
         if indices.ndim != 1 or features.shape != (len(indices), self.bank.shape[1]):
@@ -153,7 +210,7 @@ class OnlineClusters(Samples):
         fine = (indices.amin() >= 0) & (indices.amax() < self.n_samples) & features.sum().isfinite()
         self._unchecked = fine, indices, features
         masked = _device.on_gpu(device)
-        if masked:  # to look at `fine` would be to wait: if it is False, what follows changes nothing
+        if masked:  # looking at `fine` would make the host wait; instead, if it is False, what follows changes nothing
             indices, features = torch.where(fine, indices, 0), torch.where(fine, features, 0)
         else:
             self._check_last_batch()
@@ -165,8 +222,9 @@ class OnlineClusters(Samples):
             rows, new = torch.where(fine, rows, old_rows), torch.where(fine, new, old)
             change_ratio = torch.where(fine, change_ratio, torch.nan)
 
-        # an index that occurs more than once gets its last row each time, and is counted once: no shape depends on data
-        last = last_places(indices)
+        # Every occurrence of an index gets the row of its last occurrence, and only that one is counted. Dropping the
+        # others would give tensors whose shape depends on data, and make the host wait.
+        last = last_occurrences(indices)
         once = (last == torch.arange(len(last), device=device)).long()
         if masked:
             once *= fine
@@ -180,19 +238,29 @@ class OnlineClusters(Samples):
 
     @torch.no_grad()
     def update_centroids(self) -> None:
-        """Centroids <- means of their members (not unit); clusters without members keep theirs. Costs K D."""
+        """Sets centroids to the means of their members, not scaled to unit length. Empty clusters keep theirs."""
         means = (self.sums / self.counts.clamp_min(1)[:, None]).float()
         self.centroids.copy_(torch.where((self.counts > 0)[:, None], means, self.centroids))
 
     @torch.no_grad()
     def split_small_clusters(self) -> int:
-        """Dissolve clusters below `effective_min_cluster`, refill each by half of the largest; returns how many.
+        """Dissolves clusters below `effective_min_cluster`, and refills each with half of the largest cluster.
 
-        Members of small clusters go to the nearest centroid among the others, whose centroids stay as they are. Then,
-        in ascending order, each emptied cluster takes one side of a 2-means of the largest cluster (the first of equal
-        ones), and both centroids become the means of their members."""
+        Members of small clusters move to the nearest centroid of the other clusters. Then each emptied cluster, in
+        ascending order, takes one side of a 2-means of the largest cluster (the first one on ties). The centroids of
+        both become the means of their members.
+
+        A collective call if sharded. The host waits for a GPU once, and more often if clusters are split.
+
+        Returns:
+            Number of clusters that were dissolved.
+
+        Raises:
+            ValueError: If the last batch on a GPU had indices out of range.
+            NotFinite: If the last batch on a GPU held NaN or infinity.
+        """
         is_small = self.counts < self.effective_min_cluster
-        if not self._check_last_batch(is_small.sum()):  # the one question to the device in a step
+        if not self._check_last_batch(is_small.sum()):  # the only wait for the device in a step without splits
             return 0
         small = is_small.nonzero().flatten()
         self._settle()
@@ -201,16 +269,24 @@ class OnlineClusters(Samples):
         add_rows(self.sums, new, rows.double())
         self._count(old, new, torch.ones_like(new))
         self._relabel(samples, old, new)
-        self._split_into(small)  # which also sets their sums anew
+        self._split_into(small)  # this also recomputes their sums
         return len(small)
 
     def loss_weights(self, power: float = 0.5) -> Tensor:
-        """Class weights (K,) float32 ~ (1 / (n + 1e-10))^power for clusters of n samples; they sum to 1."""
+        """Class weights for the cross-entropy, proportional to (1 / (n + 1e-10))^power for a cluster of n samples.
+
+        Args:
+            power: 0 gives equal weights; ODC uses 0.5.
+
+        Returns:
+            (K,) float32 tensor on the device of the memory; the weights sum to 1.
+        """
         weights = (self.counts.double() + 1e-10) ** -power
         return (weights / weights.sum()).float()
 
     def _check_last_batch(self, asked: Tensor | None = None) -> int:
-        """Raise if the last batch was wrong and nobody looked yet; returns the integer `asked` (), in the same wait."""
+        """Raises if the last batch was invalid and has not been checked yet. Returns the integer `asked` (), read from
+        the device in the same wait; 0 if it is None."""
         if self._unchecked is None:
             return 0 if asked is None else int(asked)
         (fine, indices, features), self._unchecked = self._unchecked, None
@@ -221,14 +297,16 @@ class OnlineClusters(Samples):
         return int(value)
 
     def _check_range(self, indices: Tensor) -> None:
+        """Raises ValueError if an index is out of range."""
         if len(indices) and not 0 <= int(indices.amin()) <= int(indices.amax()) < self.n_samples:
             raise ValueError(
                 f"indices must be in [0, {self.n_samples}), got {int(indices.amin())} to {int(indices.amax())}: "
-                "pass dataset positions"
+                "pass positions in the data set"
             )
 
     def _nearest(self, rows: Tensor, excluded: Tensor | None = None) -> Tensor:
-        """argmax_k centroid_k . row (B,) for unit rows (B, D), ties to the lower index."""
+        """argmax_k centroid_k . row for unit rows (B, D), without the centroids of excluded (K,) bool: (B,) int64. Ties
+        go to the lower index."""
         found = [torch.empty(0, dtype=torch.int64, device=rows.device)]
         for block in rows.split(_block_rows(len(self.centroids))):
             scores = -block @ self.centroids.T
@@ -238,12 +316,14 @@ class OnlineClusters(Samples):
         return torch.cat(found)
 
     def _count(self, old: Tensor, new: Tensor, times: Tensor) -> None:
+        """Moves `times` (B,) members from clusters `old` (B,) to `new` (B,) in the counts."""
         self.counts.index_add_(0, old, -times).index_add_(0, new, times)
 
     def _split_into(self, empty: Tensor) -> None:
-        """Fill each empty cluster (ascending) with one side of the largest cluster of the moment."""
+        """Fills each empty cluster, in ascending order, with one side of the cluster that is largest at that time."""
         self._settle()
-        cut: dict[int, Tensor] = {}  # samples of the clusters cut so far; their lists follow later, all at once
+        # Samples of the clusters cut so far. Their member lists are updated later, all at once.
+        cut: dict[int, Tensor] = {}
         step = int(self.step)
         for target in empty.tolist():
             largest = int(self.counts.argmax())
@@ -263,7 +343,7 @@ class OnlineClusters(Samples):
             self.centroids[pair] = (self.sums[pair] / self.counts[pair, None]).float()
 
     def _sum_up(self) -> None:
-        """Sums from all rows."""
+        """Computes the sums afresh from all rows."""
         self.sums.zero_()
         block = _block_rows(self.bank.shape[1])
         for rows, clusters in zip(self.bank.split(block), self.assignments.split(block), strict=True):
@@ -284,17 +364,20 @@ class OnlineClusters(Samples):
             self._rebuild_members()
             given = state_dict.get(prefix + "bank")
             if given is not None and given.dtype != self.bank.dtype:
-                self._sum_up()  # of the rows as they are now
+                self._sum_up()  # loading may have rounded the rows, so the saved sums may not fit them
 
 
 def _block_rows(width: int) -> int:
+    """Rows of a block with `width` float32 numbers for each row."""
     return max(1, _BLOCK_BYTES // (4 * width))
 
 
 def _unit(rows: Tensor) -> Tensor:
+    """Rows scaled to unit length; zero rows stay zero."""
     return rows / (torch.linalg.vector_norm(rows, dim=1, keepdim=True) + 1e-10)
 
 
 def _not_finite(rows: Tensor, indices: Tensor) -> NotFinite:
+    """The error that names the first samples whose rows are not finite."""
     bad = indices[(~rows.isfinite().all(1)).nonzero().flatten().to(indices.device)][:5].tolist()
     return NotFinite(f"features of samples {bad} hold NaN or inf, which would stay in the memory: check the loss")

@@ -1,8 +1,9 @@
-"""PCA whitening, DeepCluster's treatment of features before k-means (Caron et al. 2018, arXiv:1807.05520)."""
+"""PCA whitening, which DeepCluster applies to features before k-means (Caron et al. 2018, arXiv:1807.05520)."""
 
 import torch
 from torch import Tensor
 
+from cluster_memory._estimator import Estimator
 from cluster_memory._ranks import Ranks
 from cluster_memory._rows import Rows
 from cluster_memory._sources import Matrix, Source
@@ -10,16 +11,34 @@ from cluster_memory._sources import Matrix, Source
 _BLOCK_BYTES = 16 * 2**20
 
 
-class PCAWhitening:
-    """Project onto the `dim` directions of most variance, scale each to one, and make rows unit.
+class PCAWhitening(Estimator):
+    """Projects rows onto the directions of most variance, scales each direction to unit variance, then each row to unit
+    length.
 
-    at_most: where the data vary along fewer directions, take as many as there are instead of refusing.
+    The covariance is summed in float64, block by block. Besides x and the result, this needs 24 d^2 bytes and 16 MiB
+    for rows of length d. The sign of a direction is chosen so that its largest coordinate is positive, which gives the
+    same result on every machine.
 
-    The covariance is summed in float64, block by block; memory besides x and the result: 24 d^2 bytes and 16 MiB. The
-    sign of a direction is chosen so that its largest coordinate is positive: one result on every machine."""
+    Args:
+        dim: Number of directions to keep, at least 1.
+        at_most: If the data vary along fewer directions, keep as many as there are instead of raising ValueError.
 
-    mean: Tensor  # (d,) float32
-    components: Tensor  # (d, dim) float32, scaled by 1 / standard deviation
+    Attributes:
+        mean_: (d,) float32 tensor, the mean of the rows.
+        components_: (d, dim) float32 tensor: the directions, divided by their standard deviations. With `at_most` it
+            may have fewer columns.
+
+    Raises:
+        ValueError: If `dim` is below 1.
+
+    Example:
+        ```python
+        whitened = PCAWhitening(256).fit_transform(features)
+        ```
+    """
+
+    mean_: Tensor
+    components_: Tensor
 
     def __init__(self, dim: int, at_most: bool = False) -> None:
         if dim < 1:
@@ -27,10 +46,20 @@ class PCAWhitening:
         self.dim, self.at_most = dim, at_most
 
     def fit(self, x: Matrix) -> "PCAWhitening":
-        """Directions of x (N, d), of any float dtype: tensor, array or memory map; returns self.
+        """Finds the directions of most variance.
 
-        Raises ValueError if x holds NaN or inf, or varies along fewer than `dim` directions (dim <= min(N - 1, d)),
-        with `at_most` only if it does not vary at all."""
+        Args:
+            x: (N, d) float16, bfloat16, float32 or float64: a tensor on any device, a NumPy array, a memory map, or
+                anything else that `KMeans.fit` takes.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError: If x varies along fewer than `dim` directions (at most min(N - 1, d)); with `at_most`, only if
+                all rows are the same.
+            NotFinite: If x holds NaN or infinity.
+        """
         rows = self._rows(x)
         mean = torch.zeros(rows.dim, dtype=torch.float64, device=rows.device)
         for _, block in rows:
@@ -42,7 +71,7 @@ class PCAWhitening:
             scatter.addmm_(centred.T, centred)
         values, vectors = torch.linalg.eigh(scatter / max(1, rows.n))
         values, vectors = values.flip(0), vectors.flip(1)
-        # below this an eigenvalue is what rounding left of zero, and dividing by it would blow noise up
+        # Smaller eigenvalues are zero up to rounding. Dividing by them would amplify noise.
         floor = float(values[0]) * max(rows.n, rows.dim) * torch.finfo(torch.float64).eps
         rank = int((values > floor).sum())
         if not rank:
@@ -53,17 +82,40 @@ class PCAWhitening:
         values, vectors = values[:dim], vectors[:, :dim]
         largest = vectors.abs().argmax(0, keepdim=True)
         vectors = vectors * vectors.gather(0, largest).sign()
-        self.mean, self.components = mean.float(), (vectors / values.sqrt()).float()
+        self.mean_, self.components_ = mean.float(), (vectors / values.sqrt()).float()
         return self
 
+    def fit_transform(self, x: Matrix) -> Tensor:
+        """Finds the directions of most variance and returns the whitened rows of the same x.
+
+        Args:
+            x: (N, d) floats, as for `fit`.
+
+        Returns:
+            (N, dim) float32 tensor, as from `transform`.
+        """
+        return self.fit(x).transform(x)
+
     def transform(self, x: Matrix) -> Tensor:
-        """Whitened unit rows (N, dim) float32 of x (N, d), on x's device; a row equal to the mean stays zero."""
-        if not hasattr(self, "components"):
+        """Whitens rows and scales them to unit length.
+
+        Args:
+            x: (N, d) floats, as for `fit`.
+
+        Returns:
+            (N, dim) float32 tensor on the device of x (CPU for arrays). A row equal to the mean stays zero.
+
+        Raises:
+            RuntimeError: If the estimator is not fitted.
+            ValueError: If rows do not have the length of those it was fitted on.
+            NotFinite: If x holds NaN or infinity.
+        """
+        if not hasattr(self, "components_"):
             raise RuntimeError("transform needs directions: call fit first")
         rows = self._rows(x)
-        if rows.dim != len(self.mean):
-            raise ValueError(f"x must have rows of length {len(self.mean)}, got {rows.dim}")
-        mean, components = self.mean.to(rows.device), self.components.to(rows.device)
+        if rows.dim != len(self.mean_):
+            raise ValueError(f"x must have rows of length {len(self.mean_)}, got {rows.dim}")
+        mean, components = self.mean_.to(rows.device), self.components_.to(rows.device)
         out = torch.empty(rows.n, components.shape[1], device=rows.device)
         for part, block in rows:
             out[part] = torch.nn.functional.normalize((block - mean) @ components, dim=1, eps=1e-10)

@@ -1,4 +1,4 @@
-"""The samples' side of ODC's memories: a row and a cluster for each sample, on every rank or spread over the ranks."""
+"""The samples memory of ODC: a row and a cluster for each sample, held whole by every rank or divided among ranks."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -10,23 +10,25 @@ from torch import Tensor, nn
 from cluster_memory import _device
 from cluster_memory._members import Members
 from cluster_memory._ranks import Ranks, last_of_each
+from cluster_memory._sources import Array, as_tensor
 
-# Relabellings between two updates of the member lists; on a GPU, where an update makes the host wait, as many more as
-# move a quarter of the samples: about once in a quarter of an epoch, for at most 4 bytes a sample.
+# The member lists are updated after this many relabellings. On a GPU, where updating them makes the host wait, they are
+# also left until the relabellings cover a quarter of the samples, which takes at most 4 bytes a sample.
 _PENDING = 64
 
 
 def check_bank_dtype(dtype: torch.dtype) -> None:
+    """Raises ValueError unless a bank can have this type."""
     if dtype not in (torch.float32, torch.float16):
         raise ValueError(f"bank_dtype must be torch.float32 or torch.float16, got {dtype}")
 
 
 class Samples(nn.Module):
-    """Rows and clusters of N samples. This rank holds those of `owned`: all of them or, sharded, the rank-th
-    ceil(N / W) of them.
+    """Rows and clusters of N samples.
 
-    What is read is the same on every rank, in the same order and to the last bit, so what is computed from it is too.
-    Sharded, reading is therefore a collective; writing never is."""
+    This rank holds the samples of the range `owned`: all samples or, if sharded over W ranks, the rank-th ceil(N / W)
+    of them. Every rank reads the same rows in the same order, so every rank computes the same bits from them. Reading
+    sharded samples is therefore a collective call; writing never is."""
 
     bank: Tensor  # (len(owned), D)
     assignments: Tensor  # (len(owned),) int64
@@ -38,16 +40,24 @@ class Samples(nn.Module):
         self.register_buffer("bank", torch.zeros(len(self.owned), dim, dtype=dtype))
         self.register_buffer("assignments", torch.full((len(self.owned),), -100))
         self._members = Members(len(self.owned), k)
-        # (places, cluster in whose list each still is), oldest first: brought into the lists by `_settle`
+        # Relabellings that the member lists do not show yet, oldest first: positions of samples in the buffers, and the
+        # cluster of each before the relabelling. `_settle` brings them into the lists.
         self._moves: list[tuple[Tensor, Tensor]] = []
-        self._n_moves = 0  # samples in them
+        self._n_moves = 0  # samples in all of `_moves`
 
     @torch.no_grad()
-    def assignments_of(self, indices: Tensor) -> Tensor:
-        """Clusters (B,) int64 of samples `indices` (B,), wherever they are held.
+    def assignments_of(self, indices: Array) -> Tensor:
+        """Looks up the clusters of samples, on whichever rank they are held.
 
-        Sharded this is a collective: each rank asks for its own, as many as it likes."""
-        indices = _device.sent(indices, self.assignments.device)
+        A collective call if the memory is sharded; each rank may ask for other samples and any number of them.
+
+        Args:
+            indices: (B,) integers, sample indices in [0, N), as a tensor or NumPy array.
+
+        Returns:
+            (B,) int64 tensor on the device of the memory.
+        """
+        indices = _device.sent(as_tensor(indices), self.assignments.device)
         if not self._sharded:
             return self.assignments[indices]
         lengths = self._ranks.stack(torch.full((), len(indices), device=indices.device)).tolist()
@@ -55,22 +65,23 @@ class Samples(nn.Module):
         return found.split(lengths)[self._ranks.rank]
 
     def _rows(self, samples: Tensor) -> Tensor:
-        """Rows (B, D) float32 of samples (B,), the same list on every rank."""
+        """Rows (B, D) float32 of samples (B,), which must be the same on every rank."""
         return self._look_up(self.bank, samples).float()
 
     def _look_up(self, buffer: Tensor, samples: Tensor) -> Tensor:
+        """Entries (B, ...) of a buffer for samples (B,), which must be the same on every rank."""
         if not self._sharded:
             return buffer[samples]
-        here, places = self._places(samples)
+        here, local = self._local(samples)
         found = buffer.new_zeros(len(samples), *buffer.shape[1:])
-        found[here] = buffer[places]
-        return self._ranks.sum(found)  # one rank's row and zeros: exact in any dtype
+        found[here] = buffer[local]
+        return self._ranks.sum(found)  # all ranks but one add zeros, so the sum is exact in any dtype
 
     def _members_of(self, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(samples, their cluster, rows (M, D) float32) of ascending `clusters`, as of the last `_settle`; samples
-        ascend inside each."""
-        places, which = self._members.members(clusters)
-        samples, rows = places + self.owned.start, self.bank[places]
+        """Samples (M,), their clusters (M,) and their rows (M, D) float32 of ascending `clusters`, as of the last
+        `_settle`. Samples ascend within each cluster."""
+        local, which = self._members.members(clusters)
+        samples, rows = local + self.owned.start, self.bank[local]
         if self._sharded:
             pairs, rows = self._ranks.concatenate(torch.stack([samples, which], 1)), self._ranks.concatenate(rows)
             order = (pairs[:, 1] * self.n_samples + pairs[:, 0]).argsort()
@@ -78,38 +89,44 @@ class Samples(nn.Module):
         return samples, which, rows.float()
 
     def _write(self, samples: Tensor, rows: Tensor) -> None:
-        """Equal rows where a sample occurs more than once."""
-        here, places = self._places(samples)
-        self.bank[places] = rows[here].to(self.bank.dtype)
+        """Writes rows (B, D) to samples (B,).
+
+        A sample that occurs more than once must get equal rows, since a GPU writes in no fixed order."""
+        here, local = self._local(samples)
+        self.bank[local] = rows[here].to(self.bank.dtype)
 
     def _relabel(self, samples: Tensor, old: Tensor, new: Tensor) -> None:
-        """Equal clusters where a sample occurs more than once."""
-        here, places = self._places(samples)
-        self.assignments[places] = new[here]
-        self._moves.append((places.clone(), old[here]))  # the caller may use his tensor again
-        self._n_moves += len(places)
-        if len(self._moves) >= _PENDING and (not _device.on_gpu(places.device) or 4 * self._n_moves >= len(self.owned)):
+        """Changes the clusters of samples (B,) from `old` (B,) to `new` (B,).
+
+        A sample that occurs more than once must get equal clusters."""
+        here, local = self._local(samples)
+        self.assignments[local] = new[here]
+        self._moves.append((local.clone(), old[here]))  # a clone, because the caller may edit its tensor
+        self._n_moves += len(local)
+        if len(self._moves) >= _PENDING and (not _device.on_gpu(local.device) or 4 * self._n_moves >= len(self.owned)):
             self._settle()
 
-    def _places(self, samples: Tensor) -> tuple[Tensor | slice, Tensor]:
-        """Which of samples are held here, and their places in the buffers."""
+    def _local(self, samples: Tensor) -> tuple[Tensor | slice, Tensor]:
+        """Which of samples (B,) this rank holds, and their positions in its buffers."""
         if not self._sharded:
             return slice(None), samples
         here = ((samples >= self.owned.start) & (samples < self.owned.stop)).nonzero().flatten()
         return here, samples[here] - self.owned.start
 
     def _settle(self) -> None:
-        """Bring the member lists up to date with the assignments."""
+        """Brings the member lists up to date with the assignments."""
         if not self._moves:
             return
         device = self.assignments.device  # the module may have been moved since
-        places, old = (torch.cat([t.to(device) for t in parts]) for parts in zip(*reversed(self._moves), strict=True))
+        local, old = (torch.cat([t.to(device) for t in parts]) for parts in zip(*reversed(self._moves), strict=True))
         self._forget_moves()
-        first = last_of_each(places)  # newest moves come first here: the last one says in whose list a sample still is
-        places, old = places[first], old[first]
-        new = self.assignments[places]
+        # A sample is still in the list of the cluster it had before its oldest move. The newest moves come first here,
+        # so the last occurrence is the oldest.
+        first = last_of_each(local)
+        local, old = local[first], old[first]
+        new = self.assignments[local]
         changed = (old != new).nonzero().flatten()
-        self._members.move(places[changed], old[changed], new[changed])
+        self._members.move(local[changed], old[changed], new[changed])
 
     def _forget_moves(self) -> None:
         self._moves.clear()
@@ -120,6 +137,7 @@ class Samples(nn.Module):
         self._members.rebuild(self.assignments)
 
     def _share(self, rank: int) -> range:
+        """Samples that a rank holds if the memory is sharded."""
         each = -(-self.n_samples // self._ranks.size)
         return range(self.n_samples)[rank * each : (rank + 1) * each]
 
@@ -130,7 +148,8 @@ class Samples(nn.Module):
             destination[prefix + "assignments"] = self._collected(self.assignments)
 
     def _collected(self, buffer: Tensor) -> Tensor:
-        """All ranks' rows in the main memory of the group's rank 0, one rank after the other; no rows elsewhere."""
+        """Rows of all ranks, in the main memory of the group's rank 0; the other ranks get an empty tensor. Ranks send
+        one after the other, so that rank 0 holds only one part beside the whole."""
         group, rank = self._ranks.group, self._ranks.rank
         whole = torch.empty((0 if rank else self.n_samples, *buffer.shape[1:]), dtype=buffer.dtype)
         if rank == 0:

@@ -1,4 +1,4 @@
-"""What a clustering looks like, and how far it moved since the last one."""
+"""Statistics of a clustering, and how much it changed since the last one."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,23 @@ import torch
 from torch import Tensor
 
 from cluster_memory import _device
+from cluster_memory._sources import Array, as_tensor
 
 
 @dataclass(frozen=True)
 class ClusterStats:
-    """sizes (K,) int64; n_empty, smallest, largest: of all K clusters; entropy of the sizes in nats, in [0, log K];
-    effective_clusters = exp(entropy), in [1, K]; change: share of samples in another cluster than before, in [0, 1];
-    nmi: normalised mutual information with the clustering before, in [0, 1]. The last two are None without one."""
+    """Statistics of a clustering, from `cluster_stats`.
+
+    Attributes:
+        sizes: (K,) int64 tensor, the number of samples in each cluster.
+        n_empty: Number of empty clusters.
+        smallest: Size of the smallest of all K clusters.
+        largest: Size of the largest cluster.
+        entropy: Entropy of the sizes in nats, in [0, log K].
+        effective_clusters: exp(entropy), in [1, K].
+        change: Share of samples whose cluster differs from the previous clustering, in [0, 1]; None without one.
+        nmi: Normalised mutual information with the previous clustering, in [0, 1]; None without one.
+    """
 
     sizes: Tensor
     n_empty: int
@@ -24,12 +34,33 @@ class ClusterStats:
     nmi: float | None
 
 
-def cluster_stats(assignments: Tensor, k: int, previous: Tensor | None = None) -> ClusterStats:
-    """Sizes, entropy and, against `previous`, change and NMI of a clustering.
+def cluster_stats(assignments: Array, k: int, previous: Array | None = None) -> ClusterStats:
+    """Computes sizes and entropy of a clustering and, if `previous` is given, its change and NMI.
 
-    assignments, previous: (N,) int64; negative means unassigned and is left out (of both, for change and NMI).
-    NMI is divided by the arithmetic mean of the entropies, as scikit-learn does; two clusterings with one cluster each
-    have NMI 1. Raises ValueError if an assignment is k or more, or if the shapes differ."""
+    NMI is divided by the arithmetic mean of the entropies, as in scikit-learn. Two clusterings with one cluster each
+    have NMI 1. On a GPU the host waits once.
+
+    Args:
+        assignments: (N,) integer tensor or NumPy array of clusters below k. Negative values mean unassigned.
+        k: Number of clusters.
+        previous: (N,) clusters of the same samples before. Change and NMI leave out samples that are unassigned in
+            either clustering.
+
+    Returns:
+        The statistics. `sizes` is on the device of `assignments` (CPU for an array).
+
+    Raises:
+        ValueError: If an assignment is k or more, or the shapes differ.
+        TypeError: If assignments are not integers.
+
+    Example:
+        ```python
+        stats = cluster_stats(kmeans.assignments_, k=1000, previous=last_assignments)
+        print(stats.n_empty, stats.effective_clusters, stats.nmi)
+        ```
+    """
+    assignments = _integers(assignments)
+    previous = None if previous is None else _integers(previous)
     if assignments.ndim != 1 or (previous is not None and previous.shape != assignments.shape):
         shapes = [tuple(a.shape) for a in (assignments, previous) if a is not None]
         raise ValueError(f"assignments and previous must be (N,), got {shapes}")
@@ -46,7 +77,7 @@ def cluster_stats(assignments: Tensor, k: int, previous: Tensor | None = None) -
         counts = [sizes, _counted(labels, k + 2)[:k], then[1], joint[1]]
     else:
         counts = [sizes]
-    # one copy to the host, which is all it waits for; counts are exact in float64
+    # All numbers in one copy, so that the host waits for a GPU only once. Counts are exact in float64.
     figures = torch.stack([value.double() for value in wanted] + [_entropy(part) for part in counts]).tolist()
     highest, n_empty, smallest, largest = (int(figure) for figure in figures[:4])
     if n and highest >= k:
@@ -63,22 +94,30 @@ def cluster_stats(assignments: Tensor, k: int, previous: Tensor | None = None) -
         n_empty=n_empty,
         smallest=smallest,
         largest=largest,
-        entropy=entropy + 0.0,  # never -0.0
+        entropy=entropy + 0.0,  # turns -0.0 into 0.0
         effective_clusters=float(torch.tensor(entropy, dtype=torch.float64).exp()),
         change=change,
         nmi=nmi,
     )
 
 
+def _integers(values: Array) -> Tensor:
+    """The values as an int64 tensor."""
+    tensor = as_tensor(values)
+    if tensor.is_floating_point():
+        raise TypeError(f"assignments must be integers, got {tensor.dtype}")
+    return tensor.long()
+
+
 def _counted(values: Tensor, n: int) -> Tensor:
-    """How often each of 0 to n - 1 occurs, (n,) int64."""
+    """How often each of 0, ..., n - 1 occurs in values: (n,) int64."""
     counts = torch.zeros(n, dtype=torch.int64, device=values.device)
     return counts.index_add_(0, values, torch.ones_like(values))
 
 
 def _runs(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Rank (N,) of each value among the distinct ones, and how many counted (N,) bool there are of each: (N,) int64,
-    with zeros, so that no shape depends on values."""
+    """The rank (N,) of each value among the distinct values, and for each rank how many entries of `counted` (N,) bool
+    have it: (N,) int64, padded with zeros so that no shape depends on values."""
     ordered, order = values.sort()
     starts = torch.ones_like(ordered)
     starts[1:] = ordered[1:] != ordered[:-1]
@@ -88,7 +127,7 @@ def _runs(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entropy(counts: Tensor) -> Tensor:
-    """Of counts (M,), in nats: () float64."""
+    """Entropy () float64, in nats, of counts (M,)."""
     if not _device.on_gpu(counts.device):
         counts = counts[counts > 0]
     share = counts.double() / counts.sum()
@@ -96,6 +135,7 @@ def _entropy(counts: Tensor) -> Tensor:
 
 
 def _nmi(h_a: float, h_b: float, h_joint: float) -> float:
+    """Normalised mutual information from the entropies of two clusterings and of both together."""
     if h_a == 0 and h_b == 0:
         return 1.0
     return min(1.0, max(0.0, 2 * (h_a + h_b - h_joint) / (h_a + h_b)))

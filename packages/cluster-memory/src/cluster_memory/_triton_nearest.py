@@ -1,4 +1,4 @@
-"""The nearest centroid on a GPU in one kernel: distances and the running arg min, never N x K. Needs triton."""
+"""The nearest centroid on a GPU in one Triton kernel, which keeps a running minimum and never stores N x K scores."""
 
 import math
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cluster_memory._nearest import Nearest
 
-# Rows and centroids of one program, and how much of a row it multiplies at a time: where rows can be read 16 bytes at a
-# time, and where they cannot, which takes more registers. Eight warps, for with four registers spill.
+# Rows and centroids of one program, and the elements of a row that it multiplies at a time. Rows that cannot be read 16
+# bytes at a time need more registers, so their tiles are smaller. With four warps instead of eight, registers spill.
 _ALIGNED_TILES, _OTHER_TILES, _WARPS = (128, 64, 32), (64, 64, 32), 8
 
 
@@ -35,11 +35,11 @@ def _nearest(  # type: ignore[no-untyped-def]
                 mask=(column[None, :] < k) & (d[:, None] < dim),
                 other=0.0,
             )
-            product = tl.dot(x, c, product, input_precision="ieee")  # float32, not TF32: arg min must be exact
-        # a column beyond k scores infinity, so it never wins
+            product = tl.dot(x, c, product, input_precision="ieee")  # float32, not TF32: the argmin must be exact
+        # columns beyond k score infinity, so they are never chosen
         score = tl.load(bias + column, mask=column < k, other=float("inf"))[None, :] + alpha * product
         low, where = tl.min(score, 1, return_indices=True, return_indices_tie_break_left=True)
-        better = low < best  # not <=: a tie stays with the lower index
+        better = low < best  # not <=: ties stay with the lower index
         index = tl.where(better, first + where, index)
         best = tl.where(better, low, best)
     tl.store(best_out + row, best, mask=row < n)
@@ -49,10 +49,10 @@ def _nearest(  # type: ignore[no-untyped-def]
 def nearest(
     rows: Tensor, centroids: Tensor, bias: Tensor, alpha: float, tiles: tuple[int, int, int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """min and first argmin over k of bias_k + alpha x.c_k: (B,) float32 and (B,) int64.
+    """Minimum (B,) float32 over k of bias_k + alpha x.c_k, and its first index (B,) int64.
 
-    rows (B, D), centroids (K, D), bias (K,): float32, contiguous, one device. tiles: powers of two, at least 16; by
-    default those for this D."""
+    rows (B, D), centroids (K, D) and bias (K,) are float32, contiguous and on one device. tiles are powers of two, at
+    least 16; None takes the ones that suit D."""
     n, dim = rows.shape
     align = math.gcd(16, dim)
     best = torch.empty(n, device=rows.device)
@@ -60,7 +60,7 @@ def nearest(
     if tiles is None:
         tiles = _ALIGNED_TILES if align % 4 == 0 else _OTHER_TILES
     if n:
-        with torch.cuda.device_of(rows):  # a kernel starts on the current device, wherever its tensors are
+        with torch.cuda.device_of(rows):  # Triton launches on the current device, not on that of the tensors
             _nearest[(triton.cdiv(n, tiles[0]),)](
                 rows, centroids, bias, best, index, n, len(centroids), dim, alpha, *tiles, align, num_warps=_WARPS
             )
@@ -68,12 +68,13 @@ def nearest(
 
 
 class TritonNearest(Nearest):
-    """The same as `Nearest`, for rows on a GPU."""
+    """`Nearest` for rows on a GPU."""
 
     def facts(self, rows: Tensor) -> Tensor:
-        """Squared norms (B,)."""
+        """Squared norms (B,) of the rows, which a caller may keep between updates."""
         return torch.linalg.vector_norm(rows, dim=1).square_()
 
     def __call__(self, rows: Tensor, facts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Distances (B,) float32 >= 0 and indices (B,) int64 of the nearest centroids of rows (B, D)."""
         best, index = nearest(rows.contiguous(), self.centroids, self.bias, -1.0 if self.cosine else -2.0)
         return self.distance(self.facts(rows) if facts is None else facts, best), index

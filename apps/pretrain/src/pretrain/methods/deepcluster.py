@@ -76,7 +76,7 @@ class DeepCluster(Method):
             x = F.normalize(x)
         seed = key(self.settings.seed, "clusters", epoch)
         clusters = KMeans(self.k, n_iters=self.settings.kmeans_iters, seed=seed, group=run.group).fit(run.own_part(x))
-        return run.gather(clusters.assignments)
+        return run.gather(clusters.assignments_)
 
     def adopt(self, labels: Tensor) -> None:
         """Set the targets (N,) until the next clustering; the sizes are counted here, once."""

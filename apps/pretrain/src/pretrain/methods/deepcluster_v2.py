@@ -52,8 +52,8 @@ class DeepClusterV2(Method):
             n_images,
             settings.dim,
             settings.crops_for_codes,
-            group,
             bank_dtype=getattr(torch, settings.memory_dtype),
+            group=group,
         )
         self.register_buffer("labels", torch.full((settings.n_heads, n_images), -100))  # (H, N) int64
         self.register_buffer("centroids", torch.zeros(settings.n_heads, self.k, settings.dim))  # (H, K, D)

@@ -79,7 +79,7 @@ class Odc(Method):
             z = run.extract(self._embed, indices=order, batch_statistics=True)  # (N, D)
             z = F.normalize(z)[order.argsort().to(z.device)]
             clusters = KMeans(self.k, seed=seed).fit(z)
-        self.memory.initialise(z, clusters.assignments)
+        self.memory.initialise(z, clusters.assignments_)
 
     def begin_epoch(self, run: Run, epoch: int) -> Tensor:
         return with_replacement(run.n_images, run.steps_per_epoch * run.batch, self.settings.seed, "order", epoch)

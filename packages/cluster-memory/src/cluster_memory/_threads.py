@@ -1,4 +1,6 @@
-"""Blocks of rows on several threads, each of which keeps torch to one core: no barrier between the steps of a block."""
+"""Threads that work on one block of rows each, with torch limited to one core in each thread.
+
+torch's own parallel operations make all cores wait for each other after every operation; these threads do not."""
 
 import threading
 from collections import deque
@@ -12,8 +14,8 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class Crew:
-    """`size` threads, idle between uses, gone with the object; one thread is the caller's own."""
+class Threads:
+    """A pool of `size` threads that lives as long as the object. With size 1, work runs on the caller's thread."""
 
     def __init__(self, size: int) -> None:
         self._pool = self._start(size) if size > 1 else None
@@ -21,11 +23,14 @@ class Crew:
 
     @staticmethod
     def _start(size: int) -> ThreadPoolExecutor:
+        """Starts threads in which torch uses one core; torch's setting for other threads stays as it was."""
         ready = threading.Barrier(size + 1)
 
         def begin() -> None:
-            torch.get_num_threads()  # a thread takes torch's number when it first asks: let that be now
-            torch.set_num_threads(1)  # of this thread, and of threads that are yet to start
+            # A thread takes over torch's global number when it first asks for it, which would undo an earlier
+            # set_num_threads. So ask first, then set. This also sets the number for threads that start later.
+            torch.get_num_threads()
+            torch.set_num_threads(1)
             ready.wait()
 
         n_threads = torch.get_num_threads()
@@ -33,15 +38,16 @@ class Crew:
         for _ in range(size):
             pool.submit(begin)
         ready.wait()
-        torch.set_num_threads(n_threads)  # as it was, for threads that are yet to start
+        torch.set_num_threads(n_threads)  # restores the number for threads that start later
         return pool
 
     def run(self, job: Callable[[], None]) -> None:
-        """job() on one of the threads: torch's own, on the caller's, would wait for cores that the others hold."""
+        """Runs job() on one of the threads and waits for it. On the caller's thread, torch would start parallel
+        operations and wait for cores that these threads use."""
         job() if self._pool is None else self._pool.submit(job).result()
 
     def map(self, job: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-        """job(item) in the order of the items, of which at most size + 1 are taken before a result is asked for."""
+        """Yields job(item) in the order of the items. Reads at most size + 1 items ahead of the results."""
         if self._pool is None:
             yield from map(job, items)
             return

@@ -1,4 +1,5 @@
-"""The nearest centroid by a coarse product that rules out nearly all centroids, and float32 for what is left.
+"""The nearest centroid on CPUs with fast int8 or bfloat16 products: a coarse product gives an upper limit for each
+score, and only centroids that the limits cannot rule out are scored in float32.
 
 Legend: B rows of a block, K centroids in G groups of S, D dimensions."""
 
@@ -10,18 +11,20 @@ from torch import Tensor
 
 from cluster_memory._nearest import Columns, Nearest
 
-# Centroids of a group are bounded together. Groups come in multiples of what torch reduces at a time.
+# A group has at most 16 centroids and one upper limit. The number of groups is a multiple of 64, which torch reduces in
+# whole vectors.
 _MEMBERS, _GROUPS = 16, 64
-# Scores of one coarse product: they should stay in a core's cache until they are reduced.
+# Size of the scores of one coarse product. They should stay in a core's cache until they are reduced.
 _TILE_BYTES = 3 * 2**19
-# Where a row has more than this share of groups left, the float32 product with all centroids is faster.
+# If rows have more than this share of the groups left, the float32 product with all centroids is faster.
 _TOO_MANY = 1 / 8
-# Rounding of float32 scores, relative to |x||c|: far above what is seen, far below what int8 loses.
+# Bound on the rounding of float32 scores, relative to |x||c|. It is far above the errors that occur and far below those
+# of int8.
 SLACK = 1e-5
 
 
 def coarse_dtype() -> torch.dtype | None:
-    """What this CPU multiplies several times as fast as float32: bfloat16 (AMX tiles), int8 (VNNI), or nothing."""
+    """The type that this CPU multiplies several times faster than float32: bfloat16 (AMX), int8 (VNNI), or None."""
     for name, dtype in (("_is_amx_tile_supported", torch.bfloat16), ("_is_vnni_supported", torch.int8)):
         if getattr(torch.cpu, name, bool)():
             return dtype
@@ -29,13 +32,14 @@ def coarse_dtype() -> torch.dtype | None:
 
 
 def is_worth_it(k: int, dim: int) -> bool:
-    """Whether the product with K centroids outweighs the bookkeeping here (and int32 holds sums of int8 products)."""
+    """Whether the coarse product saves more than its bookkeeping costs, and int32 holds the sums of int8 products."""
     return k >= 256 and 32 <= dim < 2**17
 
 
 @dataclass(frozen=True)
-class Coarse:
-    """Rows (B, D) as values * scale, with what that loses of each: it depends on no centroid and may be kept."""
+class CoarseRows:
+    """Rows (B, D) rounded to values * scale, and the norms of the rounding errors. Depends on no centroid, so it can be
+    kept between updates."""
 
     values: Tensor  # (B, D) int8 or bfloat16
     scale: Tensor  # (B, 1) float32
@@ -44,10 +48,12 @@ class Coarse:
 
     @property
     def squares(self) -> Tensor:
+        """Squared norms (B,) of the rows."""
         return self.norms.square()
 
     @classmethod
-    def of(cls, rows: Tensor, dtype: torch.dtype) -> "Coarse":
+    def of(cls, rows: Tensor, dtype: torch.dtype) -> "CoarseRows":
+        """Rounds rows (B, D) float32 to int8, with one scale for each row, or to bfloat16."""
         if dtype == torch.int8:
             scale = rows.abs().amax(1, keepdim=True).clamp_min_(1e-30) / 127
             rounded = (rows / scale).round_()
@@ -59,16 +65,19 @@ class Coarse:
         return cls(values, scale, torch.linalg.vector_norm(rows, dim=1), lost)
 
 
-class Screened:
-    """The same as `Nearest`, on a CPU with a fast coarse product.
+class CoarseNearest:
+    """Finds the same centroid as `Nearest`, with a coarse product on a CPU.
 
-    A score is s_k = x.c_k - |c_k|^2 / 2 (x.c_k for cosine): the nearest centroid has the largest. With x = x' + e and
-    c = c' + f, x' and c' coarse (int8 with a scale a row and a group, or bfloat16), Cauchy-Schwarz gives
-    x.c <= x'.c' + |e| |c| + |x'| |f|, where |e| and |f| are measured, not estimated: an upper limit for each group of
-    centroids. The group
-    with the largest limit is scored in float32; one whose limit is below that score cannot hold the nearest
-    centroid, and what is left is scored in float32 too. Centroids are grouped by norm, so that one limit fits a group.
-    n_seen and n_rechecked count rows, and those that needed more than one group."""
+    The score of centroid k is s_k = x.c_k - |c_k|^2 / 2 (x.c_k for cosine); the nearest centroid has the highest. Write
+    x = x' + e and c = c' + f, where x' and c' are coarse (bfloat16, or int8 with one scale for each row and each group
+    of centroids). By Cauchy-Schwarz, x.c <= x'.c' + |e| |c| + |x'| |f|. The norms |e| and |f| are measured, so this is
+    an upper limit for the scores of a group.
+
+    The group with the highest limit is scored in float32. A group whose limit is below that score cannot hold the
+    nearest centroid; all other groups are scored in float32 too. Centroids are grouped by norm, which keeps the limits
+    of a group tight.
+
+    n_seen counts rows, n_rechecked those for which more than one group was scored."""
 
     def __init__(self, centroids: Tensor, cosine: bool, dtype: torch.dtype) -> None:
         k, dim = centroids.shape
@@ -80,27 +89,30 @@ class Screened:
         n_members = -(-k // n_groups)
         norms = torch.linalg.vector_norm(centroids, dim=1)
         order = norms.argsort()
-        order = torch.cat([order, order[-1:].expand(n_groups * n_members - k)])  # the last groups name one repeatedly
-        self._members = (
-            order.view(n_groups, n_members).sort(1).values
-        )  # (G, S), so that the first maximum is the lowest
+        # K need not fill the groups: the last centroid is repeated
+        order = torch.cat([order, order[-1:].expand(n_groups * n_members - k)])
+        # (G, S) ascending in each group, so that the first maximum is that of the lowest index
+        self._members = order.view(n_groups, n_members).sort(1).values
         grouped, bias = centroids[self._members], -0.5 * self.exact.bias[self._members]  # (G, S, D), (G, S)
         self._columns, self._biases = grouped.transpose(1, 2).contiguous().unbind(0), bias.unbind(0)
-        coarse = Coarse.of(grouped.view(n_groups, -1), dtype)  # one scale a group
+        coarse = CoarseRows.of(grouped.view(n_groups, -1), dtype)  # one scale a group
         values = coarse.values.view_as(grouped)
         lost = torch.linalg.vector_norm(grouped - values.float() * coarse.scale[:, :, None], dim=2).amax(1)
         self._scale = coarse.scale[:, 0]
-        # column s G + g of the product is member s of group g: a group is reduced by maxima of whole vectors
-        self._coarse = values.new_empty(dim, n_members * n_groups)  # plain strides, also for D = 1
+        # Column s G + g of the product belongs to member s of group g, so that maxima over s are maxima of whole
+        # vectors. Allocated and then filled, to get plain strides also for D = 1.
+        self._coarse = values.new_empty(dim, n_members * n_groups)
         self._coarse.view(dim, n_members, n_groups).copy_(values.permute(2, 1, 0))
         self._limits = torch.stack([norms[self._members].amax(1), lost, bias.amax(1)])  # (3, G)
 
-    def facts(self, rows: Tensor) -> Coarse:
-        """What depends on rows (B, D) alone, and may be kept."""
-        return Coarse.of(rows, self.dtype)
+    def facts(self, rows: Tensor) -> CoarseRows:
+        """The coarse form of rows (B, D), which a caller may keep between updates."""
+        return CoarseRows.of(rows, self.dtype)
 
-    def __call__(self, rows: Tensor, coarse: Coarse | None = None) -> tuple[Tensor, Tensor]:
-        """(distance (B,) float32 >= 0, index (B,) int64) of rows (B, D); `coarse`: their facts, if known."""
+    def __call__(self, rows: Tensor, coarse: CoarseRows | None = None) -> tuple[Tensor, Tensor]:
+        """Distances (B,) float32 >= 0 and indices (B,) int64 of the nearest centroids of rows (B, D).
+
+        coarse: `self.facts(rows)`, if the caller kept it."""
         coarse = coarse or self.facts(rows)
         limits = self._upper_limits(coarse)
         likely = limits.max(1).indices
@@ -110,18 +122,18 @@ class Screened:
         limits.scatter_(1, likely[:, None], -torch.inf)
         unsure = (limits.amax(1) >= top).nonzero().flatten()
         self._count(len(rows), len(unsure))
-        group, place = (limits[unsure] >= top[unsure, None]).T.nonzero().unbind(1)
-        if len(place) > _TOO_MANY * len(unsure) * len(self._columns):
+        group, which_row = (limits[unsure] >= top[unsure, None]).T.nonzero().unbind(1)
+        if len(which_row) > _TOO_MANY * len(unsure) * len(self._columns):
             least, index[unsure] = self.exact.best(Columns.of(rows[unsure]))
             top[unsure] = -least if self.cosine else -least / 2
-        elif len(place):
-            row = unsure[place]
+        elif len(which_row):
+            row = unsure[which_row]
             best, which = self._in_groups(rows, row, group)
             before = top.clone()
             top.scatter_reduce_(0, row, best, "amax")
             index.masked_fill_(before < top, self._members.numel())
             at_top = best == top[row]
-            index.scatter_reduce_(0, row[at_top], which[at_top], "amin")  # of equal scores the lower index
+            index.scatter_reduce_(0, row[at_top], which[at_top], "amin")  # ties go to the lower index
         return self.exact.distance(coarse.squares, -top if self.cosine else -2 * top), index
 
     def _count(self, n_seen: int, n_rechecked: int) -> None:
@@ -130,7 +142,7 @@ class Screened:
             self.n_rechecked += n_rechecked
 
     def _in_groups(self, rows: Tensor, row: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-        """Largest float32 score (P,) and its first centroid (P,) for P pairs of a row and a group, ordered by group."""
+        """Highest float32 score (P,) and its first centroid (P,) for P pairs of a row and a group, sorted by group."""
         scores = rows.new_empty(len(row), self._members.shape[1])
         sizes = torch.bincount(group, minlength=len(self._columns)).tolist()
         parts = zip(
@@ -141,8 +153,8 @@ class Screened:
         best, which = scores.max(1)
         return best, self._members[group, which]
 
-    def _upper_limits(self, coarse: Coarse) -> Tensor:
-        """(B, G) float32: no centroid of group g has a larger score than this."""
+    def _upper_limits(self, coarse: CoarseRows) -> Tensor:
+        """Upper limits (B, G) float32 of the scores of each group."""
         n, (width, n_groups) = len(coarse.values), (self._coarse.shape[1], len(self._columns))
         dtype, product = (torch.int32, torch._int_mm) if self.dtype == torch.int8 else (self.dtype, torch.mm)
         largest = torch.empty(n, n_groups, dtype=dtype)
@@ -156,6 +168,6 @@ class Screened:
         if self.dtype == torch.int8:
             limits.mul_(self._scale).mul_(coarse.scale)
         else:
-            limits += limits.abs() * 2**-7.9  # the product itself was rounded, by 2^-8 at most
+            limits += limits.abs() * 2**-7.9  # the product itself is rounded to bfloat16, by at most 2^-8
         norms, lost = coarse.norms, coarse.lost
         return limits.addmm_(torch.stack([lost + SLACK * norms, norms + lost, torch.ones_like(norms)], 1), self._limits)

@@ -1,7 +1,7 @@
-"""The inner loops of k-means on a CPU, compiled: one read of the scores where torch makes several. Needs numba.
+"""Inner loops of k-means on a CPU, compiled by numba. They read the scores once where torch reads them several times.
 
-`FusedNearest` and `add_by_label` give the bits of what they stand for, `FusedScreened` the same nearest centroid but
-for ties within float32 rounding."""
+`NumbaNearest` and `add_by_label` give the same bits as the torch code they replace. `NumbaCoarseNearest` finds the same
+centroid, except for ties within float32 rounding."""
 
 from typing import Any
 
@@ -10,24 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cluster_memory._coarse import SLACK, CoarseNearest, CoarseRows
 from cluster_memory._nearest import Columns, Nearest
-from cluster_memory._screen import SLACK, Coarse, Screened
 
-# Scores of a tile stay in a core's cache until they are read; a product with fewer rows is slow.
+# The scores of a tile should stay in a core's cache until they are read. A product with fewer rows than 64 is slow.
 _TILE_BYTES, _TILE_ROWS = 2**21, 64
-# A row with more than this share of centroids to look at is left to the float32 product with all.
+# A row with more than this share of the centroids left is given to the float32 product with all centroids.
 _TOO_MANY = 1 / 16
-# Groups whose limits are bounded by one number.
+# Number of groups that share one upper bound on their limits.
 _LANE = 32
-# Columns of which the running minimum stays in registers or first-level cache.
+# Number of columns whose running minima stay in registers or the first-level cache.
 _CHUNK = 256
 
-# Sums may be reordered, as a matrix product does; infinities keep their meaning.
+# These flags allow reordered sums, as in a matrix product, but not code that assumes finite numbers.
 _compiled = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
 
 
 @_compiled
 def _score(row: Any, centroid: Any, bias: Any) -> Any:
+    """Float32 score of one row and one centroid."""
     total = np.float32(0)
     for d in range(len(row)):
         total += row[d] * centroid[d]
@@ -36,18 +37,19 @@ def _score(row: Any, centroid: Any, bias: Any) -> Any:
 
 @_compiled
 def _sortable(bits: Any) -> Any:
-    """Integers in the order of the floats (no NaN) whose bits they are, but -0.0 just below 0.0: whole vectors of them
-    are compared at a time, where floats go one by one."""
+    """Maps the bits of floats (not NaN) to integers in the same order, with -0.0 just below 0.0. numba vectorises the
+    maximum of integers, but not that of floats."""
     return bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
 @_compiled
 def _look(scores: Any, first: int, n: int, rows: Any, coarse: tuple, tables: tuple, found: tuple) -> int:
-    """n rows of a tile (B, S, G) int32 of coarse scores: what is found of rows from `first`; how many had a rival.
+    """Finds the nearest centroids of n rows, from row `first`, whose coarse scores are the tile (B, S, G) int32.
 
-    coarse: scale, norms and lost (N,) of the rows. tables: centroids (K, D), bias (K,), members (G, S), and (4, G):
-    scale of a group, and what |e|, |x'| and 1 are multiplied by. found: largest score (N,), and its first index (N,),
-    -1 where there are too many rivals."""
+    coarse: scale, norms and lost (N,) of the rows. tables: centroids (K, D), bias (K,), members (G, S), and a table
+    (4, G) with the scale of each group and the factors of |e|, |x'| and 1 in its limit. found: arrays to write the
+    highest score (N,) and its first index (N,) to; the index is -1 if too many centroids are left to score here.
+    Returns how many rows needed more than one float32 score."""
     (scale, norms, lost), (centroids, bias, members, groups), (top, index) = coarse, tables, found
     _, size, n_groups = scores.shape
     most = np.empty(n_groups, np.int32)
@@ -61,7 +63,7 @@ def _look(scores: Any, first: int, n: int, rows: Any, coarse: tuple, tables: tup
         tile, i = scores[r], first + r
         for g in range(n_groups):
             most[g] = tile[0, g]
-        for s in range(1, size - 3, 4):  # four at a time, so that `most` is read and written less
+        for s in range(1, size - 3, 4):  # four at a time, to read and write `most` less often
             a, b, c, d = tile[s], tile[s + 1], tile[s + 2], tile[s + 3]
             for g in range(n_groups):
                 most[g] = max(max(max(a[g], b[g]), max(c[g], d[g])), most[g])
@@ -114,7 +116,7 @@ def _look(scores: Any, first: int, n: int, rows: Any, coarse: tuple, tables: tup
 
 @numba.njit(nogil=True, cache=True)
 def _first_min(scores: Any, least: Any, index: Any) -> None:
-    """Minimum (B,) float32 and its first index (B,) int64 over the first dimension of scores (K, B)."""
+    """Writes the minimum (B,) float32 over the first dimension of scores (K, B), and its first index (B,) int64."""
     k, n = scores.shape
     low, where = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.int32)
     for start in range(0, n, _CHUNK):
@@ -132,6 +134,7 @@ def _first_min(scores: Any, least: Any, index: Any) -> None:
 
 @numba.njit(nogil=True, cache=True)
 def _add_by_label(sums: Any, labels: Any, rows: Any) -> None:
+    """Loop of `add_by_label` over arrays."""
     for i in range(len(labels)):
         total, row = sums[labels[i]], rows[i]
         for d in range(len(row)):
@@ -139,29 +142,32 @@ def _add_by_label(sums: Any, labels: Any, rows: Any) -> None:
 
 
 def add_by_label(sums: Tensor, labels: Tensor, rows: Tensor) -> None:
-    """sums[labels] += rows in place, in the order of the rows: sums (K, D), labels (B,), rows (B, D)."""
+    """Adds rows (B, D) to sums (K, D) at labels (B,), in place and in the order of the rows."""
     _add_by_label(sums.numpy(), labels.numpy(), rows.contiguous().numpy())
 
 
-class FusedNearest(Nearest):
-    """`Nearest` for rows on a CPU."""
+class NumbaNearest(Nearest):
+    """`Nearest` on a CPU, with a compiled minimum."""
 
     def best(self, columns: Columns) -> tuple[Tensor, Tensor]:
+        """Lowest score (B,) and its first index (B,) int64."""
         n = columns.values.shape[1]
         least, index = torch.empty(n), torch.empty(n, dtype=torch.int64)
         _first_min(self.scores(columns, self._scratch(n)).numpy(), least.numpy(), index.numpy())
         return least, index
 
 
-class FusedScreened(Screened):
-    """`Screened` with int8 products: a centroid whose own limit is below the best score is not scored at all."""
+class NumbaCoarseNearest(CoarseNearest):
+    """`CoarseNearest` with int8 products. It scores single centroids instead of groups: only those whose own limit
+    reaches the best score."""
 
     def __init__(self, centroids: Tensor, cosine: bool) -> None:
         super().__init__(centroids, cosine, torch.int8)
         tables = (centroids, 0.5 * self.exact.bias, self._members, torch.cat([self._scale[None], self._limits]))
         self._tables = tuple(table.contiguous().numpy() for table in tables)
 
-    def __call__(self, rows: Tensor, coarse: Coarse | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(self, rows: Tensor, coarse: CoarseRows | None = None) -> tuple[Tensor, Tensor]:
+        """Distances (B,) float32 >= 0 and indices (B,) int64 of the nearest centroids of rows (B, D)."""
         coarse, rows = coarse or self.facts(rows), rows.contiguous()
         n, width = len(rows), self._coarse.shape[1]
         top, index = torch.empty(n), torch.empty(n, dtype=torch.int64)
