@@ -6,24 +6,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._arrays import Array, as_tensor
+
 _QUERY_ROWS, _BANK_ROWS = 1024, 4096  # 16 MiB of scores at a time: full GEMM rate, and still near the cache
 
 
-def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k bank rows of largest cosine with each query: indices (M, k) int64 and similarity (M, k) float32.
+def nearest_neighbours(queries: Array, bank: Array, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k bank rows with the largest cosine similarity to each query; the search is exact.
 
-    queries: (M, D), bank: (N, D), any float dtype; neighbours come best first, equal ones by rising bank index; if
-    k > N, N columns come back. Rows are normalised in float32; an all-zero row has cosine 0 with everything. Computed
-    on the queries' device, to which the bank is moved block by block, so it may be larger than that device's memory
-    or a memory map. Working memory: 16 MiB of scores, a bank block, and the result.
-    Raises ValueError for other shapes, k < 1, no rows, or rows that are not finite (named)."""
-    check_rows(queries, "queries")
-    check_rows(bank, "bank")
+    Rows are normalised in float32; an all-zero row has cosine 0 with every other row. The computation runs on the
+    device of `queries`. The bank moves there block by block, so it may be a memory map or exceed the device's memory.
+    Working memory is 16 MiB of scores, one block of the bank, and the result.
+
+    Args:
+        queries: Query features (M, D), any float dtype.
+        bank: Features to search (N, D), any float dtype.
+        k: Number of neighbours. If k > N, all N rows are returned.
+
+    Returns:
+        indices: (M, min(k, N)) int64, best neighbour first; equal similarities are ordered by bank index.
+        similarity: (M, min(k, N)) float32 cosines.
+
+    Raises:
+        ValueError: If a shape or k is invalid, or a row contains NaN or infinity.
+
+    Example:
+        ```python
+        indices, similarity = nearest_neighbours(test_features, train_features, k=8)
+        ```
+    """
+    queries, bank = as_rows(queries, "queries"), as_rows(bank, "bank")
     return stream_topk(queries, bank, k)
 
 
-def check_rows(x: Tensor, name: str) -> None:
-    """Refuse what has no cosine: other shapes, no rows, rows with NaN or infinity."""
+def as_rows(x: Array, name: str) -> Tensor:
+    """Return x as a tensor. Raise ValueError unless it is a float matrix with at least one row and finite norms."""
+    x = as_tensor(x)
     if x.ndim != 2 or not x.is_floating_point():
         raise ValueError(f"{name} must be a float matrix (rows, D), got {tuple(x.shape)} {x.dtype}")
     if len(x) == 0:
@@ -33,6 +51,7 @@ def check_rows(x: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} has {len(bad)} rows with NaN or infinity, the first at {bad[:5]}: find what made them"
         )
+    return x
 
 
 @torch.no_grad()
