@@ -9,7 +9,7 @@ from torch import Tensor
 from ._accuracy import as_labels
 from ._arrays import Array
 from ._neighbours import as_rows, stream_topk
-from ._probe import Probe, Scores, setting
+from ._probe import NotFittedError, Probe, Scores, setting
 
 _VOTE_ROWS = 1024  # queries whose (rows, C) class scores exist at a time
 
@@ -137,7 +137,7 @@ class KNNProbe(Probe):
 
     def _fitted(self) -> Tensor:
         if not hasattr(self, "x_"):
-            raise ValueError("this KNNProbe has no train features yet: call fit(x, y) first")
+            raise NotFittedError("this KNNProbe has no train features yet: call fit(x, y) first")
         return self.x_
 
     def _right(self, x: Array, y: Array, ks: Sequence[int]) -> dict[str, Tensor]:

@@ -68,6 +68,13 @@ def epoch_batches(n: int, batch: int, seed: int, epoch: int) -> Iterator[Tensor]
         yield order[start:stop].sort().values
 
 
+def stacked_logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Logits (B, G, C) float32 of x (B, D) by G classifiers with weight (G, C, D) and bias (G, C), in one product."""
+    with torch.autocast(x.device.type, enabled=False):
+        flat = torch.addmm(bias.flatten(), x.float(), weight.flatten(0, 1).T)
+    return flat.unflatten(1, bias.shape)
+
+
 class StackedHeads:
     """G linear classifiers that see the same batches, one for each learning rate; one product computes them all.
 
@@ -92,9 +99,7 @@ class StackedHeads:
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (B, G, C) float32 of x (B, D)."""
-        with torch.autocast(x.device.type, enabled=False):
-            flat = torch.addmm(self.bias.flatten(), x.float(), self.weight.flatten(0, 1).T)
-        return flat.unflatten(1, self.bias.shape)
+        return stacked_logits(x, self.weight, self.bias)
 
     @torch.no_grad()
     def step(self, x: Tensor, true: Tensor, lr_factor: float) -> None:

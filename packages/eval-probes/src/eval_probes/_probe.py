@@ -9,6 +9,10 @@ from torch import Tensor
 Scores = dict[str, dict[str, float]]  # setting -> {metric: value}, what every `evaluate` returns
 
 
+class NotFittedError(ValueError, AttributeError):
+    """A probe was used before `fit`, or a fitted attribute was read that this `fit` did not set."""
+
+
 class Probe:
     """Base class of all probes.
 
@@ -39,7 +43,7 @@ class _ShortRepr(reprlib.Repr):
         self.maxtuple = self.maxlist = 8
         self.maxother = self.maxstring = 250
 
-    def repr_Tensor(self, x: Tensor, level: int) -> str:  # noqa: N802, reprlib looks methods up by type name
+    def repr_Tensor(self, x: Tensor, level: int) -> str:
         return f"<tensor {tuple(x.shape)}>"
 
     def repr_ndarray(self, x: Any, level: int) -> str:
