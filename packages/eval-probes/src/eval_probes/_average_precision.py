@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._arrays import Array, as_tensor
+
 
 class MeanAP(NamedTuple):
     """mean_ap over the classes that have a positive (nan if none has); ap (C,) float64, nan for the n_absent others."""
@@ -14,16 +16,18 @@ class MeanAP(NamedTuple):
     n_absent: int
 
 
-def average_precision(scores: Tensor, labels: Tensor) -> float:
+def average_precision(scores: Array, labels: Array) -> float:
     """Area under precision made non-increasing against recall, in [0, 1]; all points, not eleven.
 
     scores: (M,) float; labels: (M,) integers, 1 present, 0 absent, -1 difficult: left out. Equal scores rank by falling
     index, as in the reference codes. float64; nan without a positive. Raises ValueError for other shapes or labels."""
+    scores, labels = as_tensor(scores), as_tensor(labels)
     return float(mean_average_precision(scores[..., None], labels[..., None]).ap[0])
 
 
-def mean_average_precision(scores: Tensor, labels: Tensor) -> MeanAP:
+def mean_average_precision(scores: Array, labels: Array) -> MeanAP:
     """`average_precision` of each column of scores (M, C) and labels (M, C), and the mean over classes that occur."""
+    scores, labels = as_tensor(scores), as_tensor(labels)
     check_scores(scores, labels)
     order = ranking(scores.T)
     positive, kept = (labels.T == 1).gather(1, order), (labels.T >= 0).gather(1, order)

@@ -3,8 +3,8 @@
 import math
 
 import torch
-from torch import Tensor
 
+from ._arrays import Array, as_tensor
 from ._average_precision import area_under, check_scores, ranking
 
 _RESAMPLES_AT_A_TIME = 50  # (50, M) float64: 2 MB for VOC07's test set
@@ -12,7 +12,7 @@ _RESAMPLES_AT_A_TIME = 50  # (50, M) float64: 2 MB for VOC07's test set
 
 @torch.no_grad()
 def bootstrap_interval(
-    values: Tensor, labels: Tensor | None = None, *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
+    values: Array, labels: Array | None = None, *, level: float = 0.95, n_resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval over test samples (Efron and Tibshirani 1993, ch. 13) of an accuracy or a mean AP.
 
@@ -21,6 +21,8 @@ def bootstrap_interval(
     Keyed by seed alone: no global generator is read. Raises ValueError for other shapes or a level outside (0, 1)."""
     if not 0 < level < 1 or n_resamples < 1:
         raise ValueError(f"level must be in (0, 1) and n_resamples at least 1, got {level} and {n_resamples}")
+    values = as_tensor(values)
+    labels = None if labels is None else as_tensor(labels)
     if labels is not None:
         check_scores(values, labels)
         ranked = []  # for each class that occurs: its samples in rank order, and the places of the positives among them

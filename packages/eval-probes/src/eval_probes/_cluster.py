@@ -52,7 +52,7 @@ class ClusterProbe(Probe):
         self.n_iters = n_iters
 
     @torch.no_grad()
-    def fit(self, x: Array, y: None = None) -> Self:
+    def fit(self, x: Array, y: Array | None = None) -> Self:
         """Cluster the rows.
 
         Args:
@@ -76,7 +76,7 @@ class ClusterProbe(Probe):
             self.inertia_, self.centroids_, self.assignments_ = min(starts, key=lambda found: found[0])
         return self
 
-    def fit_predict(self, x: Array, y: None = None) -> Tensor:
+    def fit_predict(self, x: Array, y: Array | None = None) -> Tensor:
         """Cluster the rows and return `assignments_`; arguments as in `fit`."""
         return self.fit(x).assignments_
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._arrays import as_tensor
+
 _RECORD_BYTES = 64 * 2**20  # at most this much is lost to a killed process
 _HEADER_BYTES = 192  # of fixed length, so that the number of rows can be filled in when it is known
 
@@ -22,6 +24,8 @@ def features_key(state_dict: Mapping[str, Any], *strings: str) -> str:
     bytes of the tensors, not on their order or device; entries that are no tensors count by their repr."""
     digest = hashlib.sha256()
     for name, value in sorted(state_dict.items()):
+        if isinstance(value, np.ndarray):
+            value = as_tensor(value)
         if isinstance(value, Tensor):
             digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

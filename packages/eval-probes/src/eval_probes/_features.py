@@ -9,10 +9,11 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
+from ._arrays import Array, as_tensor
 from ._feature_cache import FeatureCache
 from ._pools import Pool, pool_taps
 
-Batches = Iterable[tuple[Tensor, Tensor | None]]
+Batches = Iterable[tuple[Array, Array | None]]
 
 
 class Features(NamedTuple):
@@ -129,7 +130,8 @@ def _columns(
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        for images, labels in batches:
+        for pixels, targets in batches:
+            images, labels = as_tensor(pixels), None if targets is None else as_tensor(targets)
             # entered a batch at a time: these modes must not leak into the consumer of a generator
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 images = images.to(device, non_blocking=True)

@@ -87,7 +87,7 @@ class LowShotSVMProbe(Probe):
         x = as_rows(x, "x")
         y = as_tensor(y).to(x.device)
         self.classes_ = None if y.ndim == 2 else y.unique()
-        labels = labels_of(x, y, self.classes_)
+        labels = labels_of(len(x), y, self.classes_)
         n_classes = labels.shape[1]
         if n_classes < 2:
             raise ValueError("y must have at least 2 classes: (C - 1) k negatives are drawn for each")
@@ -166,8 +166,8 @@ class LowShotSVMProbe(Probe):
 
         Returns:
             {"k=1": {...}, "k=1, best on test": {...}, ...}. The second setting uses the cost that is best on this test
-            set, as the published tables do. Each has "cost" and, as fractions in [0, 1] over the draws, "mean_ap" (their
-            mean), "mean_ap_min", "mean_ap_max" and "mean_ap_sd" (divisor n_draws).
+            set, as the published tables do. Each has "cost" and, as fractions in [0, 1], the mean over the draws
+            "mean_ap", their extremes "mean_ap_min" and "mean_ap_max", and "mean_ap_sd" (divisor n_draws).
         """
         found: Scores = {}
         for k, mean_ap in self._mean_ap(x, y, tuple(self._fitted())).items():
@@ -196,7 +196,7 @@ class LowShotSVMProbe(Probe):
         """Return the mean average precision {k: (n_draws, n_costs)} on a test set."""
         z = self._rotated(x)
         y = as_tensor(y)
-        labels = labels_of(z, y.to(z.device), self.classes_).T.repeat(self.n_draws, 1)
+        labels = labels_of(len(z), y.to(z.device), self.classes_).T.repeat(self.n_draws, 1)
         if len(labels) != len(self._u[ks[0]][0]):
             raise ValueError(f"y must have as many columns as in fit, got {tuple(y.shape)}")
         results = {}

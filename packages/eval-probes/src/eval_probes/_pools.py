@@ -9,6 +9,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._arrays import Array, as_tensor
+
 Pool = Literal["specified", "adaptive"]
 
 SIDES = {"feature1": 12, "feature2": 6, "feature3": 4, "feature4": 3, "feature5": 2, "avgpool": 1}  # s of each tap
@@ -22,7 +24,7 @@ _AT_224 = {
 }
 
 
-def pool_taps(maps: Mapping[str, Tensor], taps: Sequence[str], pool: Pool = "specified") -> dict[str, Tensor]:
+def pool_taps(maps: Mapping[str, Array], taps: Sequence[str], pool: Pool = "specified") -> dict[str, Tensor]:
     """Pooled, flattened features {tap: (B, C * s * s) float32} of maps {"feature1": (B, C, h, w), ...}.
 
     taps: of "feature1" ... "feature5" (s = 12, 6, 4, 3, 2; 9216, 9216, 8192, 9216, 8192 dimensions for ResNet-50) and
@@ -36,7 +38,7 @@ def pool_taps(maps: Mapping[str, Tensor], taps: Sequence[str], pool: Pool = "spe
         source = "feature5" if tap == "avgpool" else tap
         if source not in maps:
             raise ValueError(f"tap {tap} needs {source}, but the model's stages are {', '.join(maps)}")
-        pooled[tap] = _pool(maps[source].float(), tap, pool).flatten(1)
+        pooled[tap] = _pool(as_tensor(maps[source]).float(), tap, pool).flatten(1)
     return pooled
 
 

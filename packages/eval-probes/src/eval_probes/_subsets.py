@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._arrays import Array, as_tensor
 
-def subset_indices(labels: Tensor, fraction: float, seed: int, *, at_least: int = 1) -> Tensor:
+
+def subset_indices(labels: Array, fraction: float, seed: int, *, at_least: int = 1) -> Tensor:
     """Sorted indices (int64) of a stratified subset: of each class of n samples, round(fraction * n).
 
     labels: (N,) integers. fraction: in (0, 1]. at_least: a class gets this many, or all it has. With the same seed, a
     smaller fraction is a subset of a larger one. Raises ValueError if nothing would be left."""
+    labels = as_tensor(labels)
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(f"labels must be (N,) integers, got {tuple(labels.shape)} {labels.dtype}")
     if not 0 < fraction <= 1:

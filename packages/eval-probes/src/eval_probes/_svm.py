@@ -82,7 +82,7 @@ class SVMProbe(Probe):
         x = as_rows(x, "x")
         y = as_tensor(y).to(x.device)
         self.classes_ = None if y.ndim == 2 else y.unique()
-        positive = labels_of(x, y, self.classes_).T == 1  # (C, N)
+        positive = labels_of(len(x), y, self.classes_).T == 1  # (C, N)
         n_classes, n = positive.shape
         if n < self.n_folds:
             raise ValueError(f"x has {n} rows: {self.n_folds} folds need as many at least")
@@ -188,7 +188,7 @@ class SVMProbe(Probe):
         """Return decision values and labels, (M, C) both, and for class ids which predictions are right, (M,)."""
         decisions = self.decision_function(x)
         y = as_tensor(y).to(decisions.device)
-        labels = labels_of(decisions, y, self.classes_)
+        labels = labels_of(len(decisions), y, self.classes_)
         if labels.shape != decisions.shape:
             raise ValueError(f"y must have {decisions.shape[1]} columns as in fit, got {tuple(y.shape)}")
         if self.classes_ is None:
@@ -203,11 +203,11 @@ def check_costs(costs: Sequence[float], positive_weight: float) -> tuple[float, 
     return tuple(float(c) for c in costs)
 
 
-def labels_of(x: Tensor, y: Tensor, classes: Tensor | None) -> Tensor:
+def labels_of(n: int, y: Tensor, classes: Tensor | None) -> Tensor:
     """Convert y, class ids (N,) or labels (N, C), to labels (N, C) of 1 / 0 / -1; raise ValueError for other input."""
-    if y.ndim != (2 if classes is None else 1) or len(y) != len(x) or y.is_floating_point():
+    if y.ndim != (2 if classes is None else 1) or len(y) != n or y.is_floating_point():
         form = "(N, C) of 1 / 0 / -1" if classes is None else "(N,) class ids"
-        raise ValueError(f"y must be {form}, integers, one a row of x {tuple(x.shape)}, got {tuple(y.shape)} {y.dtype}")
+        raise ValueError(f"y must be {form}, integers, for {n} rows of x, got {tuple(y.shape)} {y.dtype}")
     if classes is not None:
         return (y[:, None] == classes.to(y.device)).long()
     check_labels(y)
@@ -242,8 +242,8 @@ def solve_path(
 ) -> Iterator[tuple[Tensor, int, Tensor]]:
     """Solve P problems, given by their positives (P, N) bool and training rows (P, N) bool, at every cost.
 
-    Yields (indices of B problems, index of the cost, solutions u (B, R)). Costs rise, and each solution starts from that
-    of the cost before. Problems are solved in blocks to bound the memory.
+    Yields (indices of B problems, index of the cost, solutions u (B, R)). Costs rise, and each solution starts from
+    that of the cost before. Problems are solved in blocks to bound the memory.
     """
     n_problems, n = positive.shape
     n_unproven = 0
