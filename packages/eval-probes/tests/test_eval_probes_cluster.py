@@ -85,7 +85,9 @@ def test_k_means_plus_plus_draws_by_squared_distance() -> None:
 def test_finds_directions_whatever_the_length_of_rows() -> None:
     x, y = directions(400)
     probe = ClusterProbe(5).fit(x)
-    assert probe.score(x, y)["nmi"] > 0.95
+    assert probe.evaluate(x, y)["k=5"]["nmi"] > 0.95
+    assert probe.score(x, y) == probe.evaluate(x, y)["k=5"]["accuracy"]
+    assert torch.equal(ClusterProbe(5).fit_predict(x), probe.assignments_)
     assert torch.equal(probe.predict(x), probe.assignments_)
     assert torch.equal(ClusterProbe(5).fit(7 * x.double()).assignments_, probe.assignments_)
     with torch.autocast("cpu", torch.bfloat16):
@@ -127,7 +129,7 @@ def test_a_cluster_that_runs_empty_takes_the_farthest_row(monkeypatch: pytest.Mo
 def test_errors() -> None:
     x, y = directions(30)
     with pytest.raises(ValueError, match="at least 1"):
-        ClusterProbe(0)
+        ClusterProbe(0).fit(x)
     with pytest.raises(ValueError, match="call fit"):
         ClusterProbe(2).predict(x)
     with pytest.raises(ValueError, match="one a row"):

@@ -1,8 +1,8 @@
 """Probes for frozen features: kNN, linear, SVM, low-shot SVM, clusters, fine-tuning, as the field reports them.
 
-Every probe follows scikit-learn: `fit(x, y)` returns the probe, `predict(x)` labels, `score(x, y)` one figure in [0, 1],
-and `evaluate(x, y)` all figures as {setting: {metric: value}}. NumPy arrays are accepted wherever tensors are; results are
-tensors, on the CPU for NumPy input.
+Every probe follows scikit-learn: `fit(x, y)` returns the probe, `predict(x)` returns labels, `score(x, y)` one figure
+in [0, 1], and `evaluate(x, y)` all figures as {setting: {metric: value}}. NumPy arrays are accepted wherever tensors
+are; results are tensors, on the CPU for NumPy input.
 
 ```python
 train = extract_features(backbone, train_batches)  # Features(x (N, D) float32, labels (N,) int64)

@@ -77,9 +77,9 @@ class FineTune(Probe):
     The head starts from weights N(0, 0.01) and biases 0; the seed is that of the head. All parameters of the network
     that require gradients are trained, in train mode. Head and loss are computed in float32.
 
-    FineTune follows the other probes as far as it can: `fit` returns self, and results are fitted attributes. There is no
-    `predict`, `score` or `evaluate`: the fine-tuned networks, one per cell and seed, are not kept, so every figure is
-    measured during `fit`.
+    FineTune follows the other probes as far as it can: `fit` returns self, and results are fitted attributes. There is
+    no `predict`, `score` or `evaluate`: the fine-tuned networks, one per cell and seed, are not kept, so every figure
+    is measured during `fit`.
 
     Args:
         make_model: Called for each training; returns a network with the weights to start from, on its device, that
@@ -157,6 +157,8 @@ class FineTune(Probe):
             raise ValueError(f"seeds must be one or more different integers, got {self.seeds}")
         self.classes_ = known_classes(self.classes, None)
         self.cells_: list[FineTuneCell] = []
+        if holdout_batches is not None and any(cell.holdout_top1 is None for cell in done):
+            raise ValueError("done has cells without holdout_top1: leave them out, or leave holdout_batches out")
         known = {(cell.lr, cell.head_multiplier, cell.seed): cell for cell in done}
         for lr in self.protocol.lr:
             for multiplier in self.protocol.head_multiplier:
