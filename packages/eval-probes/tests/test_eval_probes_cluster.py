@@ -132,7 +132,7 @@ def test_errors() -> None:
         ClusterProbe(0).fit(x)
     with pytest.raises(ValueError, match="call fit"):
         ClusterProbe(2).predict(x)
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         cluster_scores(y, y[:3])
     with pytest.raises(ValueError, match="assignments must be"):
         cluster_scores(y[:0], y[:0])

@@ -153,9 +153,9 @@ def test_errors() -> None:
         probe.predict(torch.zeros(0, 3))
     with pytest.raises(ValueError, match="D must be equal"):
         probe.predict(torch.eye(4))
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         probe.score(x, y[:2])
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         KNNProbe().fit(x, y.float())
     with pytest.raises(ValueError, match="at least 2"):
         KNNProbe(1).fit(x[:1], y[:1]).evaluate_leave_one_out()

@@ -278,7 +278,7 @@ def test_errors() -> None:
         LinearProbe(classes=2).fit(x, y)
     with pytest.raises(ValueError, match="test has no labels"):
         LinearProbe().fit(x, y, test=Features(x, None))
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         LinearProbe().fit(x, y[:3])
     with pytest.raises(ValueError, match="is none"):
         LinearProbe(holdout=0.1).fit(x[:2], torch.tensor([0, 1]))

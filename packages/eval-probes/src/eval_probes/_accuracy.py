@@ -41,7 +41,7 @@ def as_labels(y: Array, n: int) -> Tensor:
     """Return y as a tensor. Raise ValueError unless it holds n integers."""
     y = as_tensor(y)
     if y.shape != (n,) or y.is_floating_point():
-        raise ValueError(f"y must be ({n},) integers, one a row of x, got {tuple(y.shape)} {y.dtype}")
+        raise ValueError(f"y must be ({n},) integers, one per row of x, got {tuple(y.shape)} {y.dtype}")
     return y
 
 

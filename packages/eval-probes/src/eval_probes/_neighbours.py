@@ -60,7 +60,7 @@ def as_rows(x: Array, name: str) -> Tensor:
 
 @torch.no_grad()
 def stream_topk(queries: Tensor, bank: Tensor, k: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
-    """Compute `nearest_neighbours` of checked rows. With skip_self, query i is bank row i and is not its own neighbour."""
+    """Compute `nearest_neighbours` of checked rows. skip_self: query i is bank row i and not its own neighbour."""
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(f"queries are (M, {queries.shape[1]}) but the bank is (N, {bank.shape[1]}): D must be equal")
     if k < 1:

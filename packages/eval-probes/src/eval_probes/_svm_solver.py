@@ -13,7 +13,7 @@ _MAX_NEWTON, _MAX_CG = 100, 300  # the protocols need less than a third: 31 Newt
 
 
 class Rotated(NamedTuple):
-    """Rows in the eigenbasis of their Gram matrix. Linear SVMs have the same solutions there, in at most N dimensions."""
+    """Rows in the eigenbasis of their Gram matrix: linear SVMs have the same solutions, in at most N dimensions."""
 
     z: Tensor  # (N, R) float32
     spectrum: Tensor  # (R,) float32, descending: z.T @ z = diag(spectrum)
@@ -104,7 +104,7 @@ def _preconditioner(spectrum: Tensor, curvature: Tensor) -> Tensor:
 
 
 def _newton_direction(z: Tensor, curvature: Tensor, diagonal: Tensor, rhs: Tensor, residual: Tensor) -> Tensor:
-    """Solve (I + z' curvature z) d = rhs (P, R) by preconditioned conjugate gradients, each to its residual norm (P,)."""
+    """Solve (I + z' curvature z) d = rhs (P, R) by preconditioned conjugate gradients, to residual norms (P,)."""
     solved = torch.zeros_like(rhs)
     live = torch.arange(len(rhs), device=z.device)
     d, r = torch.zeros_like(rhs), rhs
