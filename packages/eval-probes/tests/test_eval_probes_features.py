@@ -33,7 +33,7 @@ def test_rows_are_the_eval_mode_output_in_order() -> None:
     assert seen == [4, 8, 9]
 
 
-def test_training_flags_come_back_one_by_one_even_after_an_error() -> None:
+def test_training_flags_come_back_even_after_an_error() -> None:
     model = network().train()
     model[1].eval()  # a frozen part stays frozen
     flags = [module.training for module in model.modules()]

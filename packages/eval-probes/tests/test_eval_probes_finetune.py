@@ -154,7 +154,7 @@ def test_no_global_generator_and_precision_as_asked() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_train_mode_reaches_batch_normalisation_and_eval_mode_scores() -> None:
+def test_batch_norm_trains_and_scores_in_eval_mode() -> None:
     models: list[nn.Module] = []
 
     def with_norm() -> nn.Module:

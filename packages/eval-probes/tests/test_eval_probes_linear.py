@@ -163,7 +163,7 @@ def test_the_first_of_equal_choices_is_kept() -> None:
     assert probe.history_["holdout"][-1, 0, 0] == 1
 
 
-def test_fit_batches_is_fit_on_the_same_batches_and_moves_with_fresh_ones() -> None:
+def test_fit_batches_is_fit_on_the_same_batches() -> None:
     x, y = blobs(70)
     protocol = replace(COSLR, epochs=4, batch=32)
 
