@@ -113,24 +113,29 @@ class ClusterProbe(Probe):
 
 
 def cluster_scores(assignments: Array, y: Array) -> dict[str, float]:
-    """Measure how well clusters agree with labels.
+    """Measure how well clusters agree with labels, on the CPU in float64.
+
+    - nmi: mutual information divided by the arithmetic mean of the entropies, in [0, 1]; 1 if clusters and labels are
+      both a single group.
+    - ari: Rand index adjusted for chance (Hubert & Arabie 1985), at most 1, about 0 for independent groups.
+    - accuracy: fraction of samples that are right under the best one-to-one matching of clusters and classes (Hungarian
+      algorithm). Clusters in excess of the classes count as wrong.
+    - purity: fraction of samples that are right if each cluster takes its most frequent class.
 
     Args:
         assignments: Cluster of each sample (N,), any integers except -100, which means unassigned.
         y: Label of each sample (N,), any integers.
 
     Returns:
-        Computed on the CPU in float64:
-
-        - "nmi": mutual information divided by the arithmetic mean of the entropies, in [0, 1]; 1 if clusters and
-          labels are both a single group.
-        - "ari": Rand index adjusted for chance (Hubert & Arabie 1985), at most 1, about 0 for independent groups.
-        - "accuracy": fraction of samples that are right under the best one-to-one matching of clusters and classes
-          (Hungarian algorithm). Clusters in excess of the classes count as wrong.
-        - "purity": fraction of samples that are right if each cluster takes its most frequent class.
+        {"nmi", "ari", "accuracy", "purity"}.
 
     Raises:
         ValueError: If a shape is invalid, a sample is unassigned, or there are no samples.
+
+    Example:
+        ```python
+        cluster_scores(probe.predict(x), y)["nmi"]
+        ```
     """
     assignments = as_tensor(assignments)
     y = as_labels(y, len(assignments))

@@ -136,7 +136,7 @@ class LowShotSVMProbe(Probe):
 
         Returns:
             On the device of x: class ids (M,) with the largest decision value, or (M, C) int64 of 1 / 0 if `fit` had
-            labels (N, C).
+                labels (N, C).
         """
         decisions = self.decision_function(x, k=k, draw=draw)
         if self.classes_ is None:
@@ -166,8 +166,8 @@ class LowShotSVMProbe(Probe):
 
         Returns:
             {"k=1": {...}, "k=1, best on test": {...}, ...}. The second setting uses the cost that is best on this test
-            set, as the published tables do. Each has "cost" and, as fractions in [0, 1], the mean over the draws
-            "mean_ap", their extremes "mean_ap_min" and "mean_ap_max", and "mean_ap_sd" (divisor n_draws).
+                set, as the published tables do. Each has "cost" and, as fractions in [0, 1], the mean over the draws
+                "mean_ap", their extremes "mean_ap_min" and "mean_ap_max", and "mean_ap_sd" (divisor n_draws).
         """
         found: Scores = {}
         for k, mean_ap in self._mean_ap(x, y, tuple(self._fitted())).items():

@@ -129,7 +129,7 @@ class SVMProbe(Probe):
 
         Returns:
             On the device of x: class ids (M,) with the largest decision value, or (M, C) int64 of 1 / 0 if `fit` had
-            labels (N, C).
+                labels (N, C).
         """
         decisions = self.decision_function(x)
         if self.classes_ is None:
@@ -159,8 +159,8 @@ class SVMProbe(Probe):
 
         Returns:
             One setting, "cv", with the costs chosen by cross-validation: {"cv": {"mean_ap", "mean_ap_low",
-            "mean_ap_high"}}, for class ids also "top1", "top1_low", "top1_high". Fractions in [0, 1]. mean_ap is the
-            mean over the classes that occur in y.
+                "mean_ap_high"}}; for class ids also "top1", "top1_low", "top1_high". Fractions in [0, 1]. mean_ap is
+                the mean over the classes that occur in y.
         """
         decisions, labels, right = self._tested(x, y)
         low, high = bootstrap_interval(decisions, labels, seed=seed)
