@@ -56,7 +56,7 @@ def test_presets_are_the_published_protocols() -> None:
 
 
 def naive(lr: float, multiplier: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """SGD with momentum in float64, written out: both layers, two learning rates, decay on all parameters."""
+    """Explicit SGD with momentum in float64: two layers with their own learning rates, weight decay on everything."""
     model = make_model()
     head = 0.01 * torch.randn(2, 3, generator=torch.Generator().manual_seed(seed))
     weights = [model.weight, model.bias, head, torch.zeros(2)]  # type: ignore[list-item]
@@ -104,7 +104,7 @@ def test_best_on_val_and_the_honest_choice() -> None:
     best = {"lr": 0.1, "head_multiplier": 10.0, "top1": 0.85, "top5": 1.0, "top1_sd": 0.005**0.5}
     assert tuned.best_on_val_ == pytest.approx(best)
     honest = {"lr": 0.1, "head_multiplier": 1.0, "top1": 0.6, "top5": 1.0, "top1_sd": 0.02**0.5}
-    assert tuned.chosen_ == pytest.approx(honest)  # the first of two equals
+    assert tuned.chosen_ == pytest.approx(honest)  # the first one on a tie
     row = {"top1": 0.85, "top5": 1.0, "top1_sd": 0.005**0.5, "holdout_top1": 0.2}
     assert tuned.results_["lr=0.1, head_multiplier=10"] == pytest.approx(row)
     assert len(tuned.results_) == 4
@@ -173,7 +173,7 @@ def test_errors() -> None:
         FineTune(make_model, dim=3, classes=2, precision="16").fit(batches, lambda: [VAL])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing to train on"):
         fine_tune().fit(lambda epoch, seed: [], lambda: [VAL])
-    with pytest.raises(ValueError, match="score on are empty"):
+    with pytest.raises(ValueError, match="evaluate on are empty"):
         fine_tune().fit(batches, lambda: [])
     with pytest.raises(ValueError, match="label 10 is not among"):
         FineTune(make_model, dim=3, classes=2, protocol=SMALL).fit(batches, lambda: [VAL])

@@ -20,7 +20,7 @@ def clusters(n: int, d: int, n_classes: int, seed: int, noise: float = 2.0) -> t
 
 
 def naive_scores(x: Tensor, y: Tensor, q: Tensor, k: int, classes: list[int], skip: int = -1) -> list[float]:
-    """Votes of the k nearest of one query, in float64, by the definition."""
+    """Sum the votes of the k nearest neighbours of one query in float64, by the definition."""
     sims = []
     for i, row in enumerate(x.double()):
         norms = row.norm().clamp(min=1e-12) * q.double().norm().clamp(min=1e-12)
@@ -35,7 +35,7 @@ def naive_scores(x: Tensor, y: Tensor, q: Tensor, k: int, classes: list[int], sk
 def naive_accuracy(scores: list[list[float]], classes: list[int], truth: Tensor, n: int) -> float:
     hits = 0
     for row, label in zip(scores, truth.tolist(), strict=True):
-        best = sorted(range(len(classes)), key=lambda c: -row[c])[:n]  # stable: ties to the smaller class
+        best = sorted(range(len(classes)), key=lambda c: -row[c])[:n]  # stable: ties go to the smaller class
         hits += label in [classes[c] for c in best]
     return hits / len(truth)
 
@@ -172,7 +172,7 @@ def test_errors() -> None:
 
 
 def test_neighbours_match_a_stable_sort(small_blocks: None) -> None:
-    """Duplicated rows and zero rows: equal cosines come by rising index, whatever the blocks."""
+    """With duplicated rows and zero rows, equal cosines are ordered by index, for all block sizes."""
     g = torch.Generator().manual_seed(0)
     bank = torch.randint(-1, 2, (700, 3), generator=g).float()  # at most 27 different rows
     queries = torch.randint(-1, 2, (90, 3), generator=g).float()

@@ -37,7 +37,7 @@ def test_presets_are_the_published_protocols() -> None:
 
 
 def naive(p: LinearProtocol, x: Tensor, y: Tensor, n_classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Weight and bias by the definition: torch.optim.SGD, or LARS written out, on autograd's float64 gradients."""
+    """Train weight and bias by torch.optim.SGD, or explicit LARS, on float64 gradients of autograd."""
     w = (0.01 * torch.randn(n_classes, x.shape[1], generator=torch.Generator().manual_seed(seed))).double()
     w, b = w.requires_grad_(), torch.zeros(n_classes, dtype=torch.float64, requires_grad=True)
     sgd = torch.optim.SGD([w, b], p.lr, p.momentum, weight_decay=p.weight_decay, nesterov=p.nesterov)
@@ -77,7 +77,7 @@ def test_equal_to_the_naive_loop(protocol: LinearProtocol) -> None:
     probe = LinearProbe(protocol, seed=3).fit(x, y)
     w, b = naive(protocol, x, y, 3, 3)
     heads = probe._fitted()
-    # 1e-4 and not less: lr 30 multiplies the rounding of float32
+    # 1e-4, since a learning rate of 30 amplifies float32 rounding
     torch.testing.assert_close(heads.weight[0].double(), w, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(heads.bias[0].double(), b, rtol=1e-4, atol=1e-4)
     assert torch.equal(probe.coef_, heads.weight[0])
@@ -91,7 +91,7 @@ def test_a_long_training_reaches_the_optimum_of_scikit_learn() -> None:
     protocol = LinearProtocol(epochs=150, lr=1.0, batch=200, weight_decay=decay)
     heads = LinearProbe(protocol).fit(x, y)._fitted()
     heads_loss = float(F.cross_entropy(heads.logits(x)[:, 0], y) + decay / 2 * heads.weight.square().sum())
-    # weight decay reaches our bias too, and the oracle's is free: give it a column of ones instead
+    # Our bias has weight decay, the oracle's has none: replace its bias by a column of ones.
     ones = torch.cat([x, torch.ones(len(x), 1)], 1).double().numpy()
     oracle = LogisticRegression(C=1 / (decay * len(x)), fit_intercept=False, tol=1e-10, max_iter=1000).fit(
         ones, y.numpy()
@@ -123,7 +123,7 @@ def test_report_is_of_the_recorded_epochs() -> None:
     probe.fit(x, y, test=test, after_epoch=lambda state: by_epoch.append(probe.evaluate(*test)))
     assert len(by_epoch) == 6
     assert probe.last_ == by_epoch[-1]
-    assert probe.best_on_test_["lr=0.01"]["epoch"] != 1  # so that the choice is one
+    assert probe.best_on_test_["lr=0.01"]["epoch"] != 1  # so that the best epoch is not trivial
     for lr in ("lr=0.01", "lr=30"):
         top1 = [scores[lr]["top1"] for scores in by_epoch]
         first_best = top1.index(max(top1))
@@ -149,7 +149,7 @@ def test_held_out_samples_choose_and_are_not_trained_on() -> None:
 
     alone.fit(x[rest], y[rest], after_epoch=look)
     torch.testing.assert_close(probe._fitted().weight, alone._fitted().weight)
-    lr, epoch, held_top1, predicted, scored = max(seen, key=lambda s: s[2])  # the first of the best
+    lr, epoch, held_top1, predicted, scored = max(seen, key=lambda s: s[2])  # max returns the first one on a tie
     assert probe.chosen_ == {"lr": lr, "epoch": epoch, "holdout_top1": held_top1, **scored}
     assert probe.evaluate(*test)["chosen"] == scored
     assert probe.score(*test) == scored["top1"]
@@ -214,7 +214,9 @@ def test_any_size_and_any_labels(n: int, batch: int, n_classes: int, seed: int) 
     plain = LinearProbe(probe.protocol, seed=seed).fit(x, y).predict(x)
     assert torch.equal(predicted, names[plain])
     assert probe.score(x, names[y]) == float((plain == y).double().mean())
-    assert probe.evaluate(x, torch.full((n,), 5)) == {"lr=0.3": {"top1": 0, "top5": 0}}  # never seen, never right
+    assert probe.evaluate(x, torch.full((n,), 5)) == {
+        "lr=0.3": {"top1": 0, "top5": 0}
+    }  # a label unknown to the train set is never right
 
 
 def test_one_class() -> None:
@@ -243,7 +245,9 @@ def test_top_hits_rank_ties_and_not_numbers() -> None:
     scores = torch.zeros(4, 1, 7)
     scores[2, 0, 3] = torch.nan
     true = torch.tensor([0, 4, 3, -1])
-    assert top_hits(scores, true).tolist() == [[1, 2]]  # class 0 is first, class 4 fifth; NaN and unknown never
+    assert top_hits(scores, true).tolist() == [
+        [1, 2]
+    ]  # class 0 ranks first and class 4 fifth; NaN and unknown labels never hit
 
 
 def test_every_sample_once_an_epoch_and_no_batch_of_one() -> None:

@@ -1,4 +1,4 @@
-"""The low-shot protocol: what is drawn, that each SVM is LinearSVC's, and how the two costs are chosen."""
+"""The low-shot protocol: the draws, each SVM against LinearSVC, and the two choices of the cost."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ def test_draws() -> None:
             labels = y[rows, problem % 3]
             assert (int((labels == 1).sum()), int((labels == 0).sum())) == (k, 2 * k)
             assert len(labels) == 3 * k  # difficult ones are never drawn
-        assert len({tuple(rows.tolist()) for rows in kept}) == 6  # classes and draws differ
-        assert torch.equal(kept, LowShotSVMProbe(k, n_draws=2)._draw(y, k))  # whatever the other k
+        assert len({tuple(rows.tolist()) for rows in kept}) == 6  # every class and draw has its own rows
+        assert torch.equal(kept, LowShotSVMProbe(k, n_draws=2)._draw(y, k))  # independent of the other k
         assert not torch.equal(kept, LowShotSVMProbe(k, n_draws=2, seed=1)._draw(y, k))
 
 

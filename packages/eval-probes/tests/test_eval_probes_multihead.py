@@ -1,4 +1,4 @@
-"""MultiHeadLinearProbe against branches trained one by one by torch alone, in float64."""
+"""MultiHeadLinearProbe against branches trained one by one with torch in float64."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ SHORT = replace(IMAGENET_MHEAD, epochs=4, milestones=(2, 3), batch=16)
 
 
 def taps(n: int, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    """Pooled maps whose channel means tell the class, far from zero mean and unit variance."""
+    """Make pooled maps whose channel means depend on the class, far from zero mean and unit variance."""
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(0, 3, (n,), generator=g)
     x = {}
@@ -31,11 +31,11 @@ def test_presets_are_the_published_protocols() -> None:
     assert LinearProtocol(90, 0.01, 256, 0.9, 1e-4, True, "sgd", (30, 60, 90), 0.1) == IMAGENET_MHEAD
     assert LinearProtocol(28, 0.01, 256, 0.9, 1e-4, True, "sgd", (7, 14, 21), 0.1) == PLACES205
     assert LinearProtocol(84, 0.01, 256, 0.9, 1e-4, True, "sgd", (24, 48, 72), 0.1) == INAT18
-    assert IMAGENET_MHEAD.lr_factor(89) == pytest.approx(0.01)  # the step at 90 never comes
+    assert IMAGENET_MHEAD.lr_factor(89) == pytest.approx(0.01)  # the milestone at 90 has no effect
 
 
 def test_equal_to_the_naive_loop() -> None:
-    """Batch statistics over rows and places, running ones by momentum 0.1, SGD with Nesterov: each tap on its own."""
+    """Each tap alone: batch statistics over rows and positions, running statistics with momentum 0.1, Nesterov SGD."""
     (x, y), (xt, yt) = taps(50), taps(30, 1)
     probe = MultiHeadLinearProbe(SHORT, seed=2).fit(x, y, test=(xt, yt))
     start = MultiHeadLinearProbe(replace(SHORT, epochs=1, lr=0.0), seed=2).fit(x, y)._fitted()

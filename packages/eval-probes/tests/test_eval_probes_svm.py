@@ -1,4 +1,4 @@
-"""The SVM probe: its solver and folds against scikit-learn, the protocol's constants, and what it refuses."""
+"""The SVM probe: solver and folds against scikit-learn, the protocol's constants, and errors."""
 
 import warnings
 
@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 
 
 def images(n: int, dim: int, n_classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rectified features with a strong common mean, several labels an image, some difficult."""
+    """Make rectified features with a strong common mean, and several labels per image, some difficult."""
     world = torch.Generator().manual_seed(0)
     signal = torch.randn(n_classes, dim, generator=world)
     g = torch.Generator().manual_seed(seed)
@@ -26,7 +26,7 @@ def images(n: int, dim: int, n_classes: int, seed: int) -> tuple[torch.Tensor, t
 
 def oracle(x: np.ndarray, target: np.ndarray, cost: float, **more: float) -> LinearSVC:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # an oracle that has not converged is none
+        warnings.simplefilter("error")  # an oracle must converge
         settings = {"class_weight": {1: 2, -1: 1}, "dual": True, "random_state": 0, "tol": 1e-6, "max_iter": 10**6}
         return LinearSVC(C=cost, **(settings | more)).fit(x, target)
 
@@ -37,7 +37,7 @@ def normalised(x: torch.Tensor) -> np.ndarray:
 
 
 def objective(x: np.ndarray, target: np.ndarray, cost: float, coef: np.ndarray, intercept: float) -> float:
-    """Row by row in float64: the formula."""
+    """Evaluate the objective row by row in float64."""
     total = 0.5 * (coef @ coef + intercept**2)
     for row, sign in zip(x, target, strict=True):
         total += cost * (2 if sign == 1 else 1) * max(0.0, 1 - sign * (row @ coef + intercept)) ** 2
@@ -55,7 +55,7 @@ def test_constants() -> None:
 @pytest.mark.parametrize(("n", "dim"), [(150, 40), (60, 200)])
 @pytest.mark.parametrize("cost", [0.5**19, 0.5**8, 1.0, 100.0])
 def test_solution_equals_linear_svc(n: int, dim: int, cost: float) -> None:
-    """More rows than dimensions and fewer; one batch of all classes."""
+    """With more rows than dimensions, and with fewer; all classes in one batch."""
     x, y = images(n, dim, 3, 0)
     signs = (y.T == 1).float() * 2 - 1
     rows = rotate(svm.with_constant(x))
@@ -70,7 +70,7 @@ def test_solution_equals_linear_svc(n: int, dim: int, cost: float) -> None:
         w = (rows.basis @ found.u[c].double()).numpy()
         ours = objective(a, target, cost, w[:-1], w[-1])
         assert ours == pytest.approx(best, rel=1e-5)
-        assert ours - float(found.gap[c]) <= best * (1 + 1e-6)  # the proof is one
+        assert ours - float(found.gap[c]) <= best * (1 + 1e-6)  # the proven bound holds
         assert float(found.objective[c]) == pytest.approx(ours, rel=1e-5)
         decisions = a @ w[:-1] + w[-1]
         np.testing.assert_allclose(decisions, theirs.decision_function(a), atol=2e-3, rtol=2e-3)
@@ -147,7 +147,7 @@ def test_first_of_equal_costs_wins() -> None:
 
 
 def test_class_ids() -> None:
-    """Labels that neither start at 0 nor are dense; an id unknown to the train set is never right."""
+    """Class ids need not start at 0 or be dense; an id unknown to the train set is never right."""
     g = torch.Generator().manual_seed(0)
     ids = torch.tensor([-7, 3, 40])
     y = ids[torch.randint(3, (120,), generator=g)]
@@ -188,7 +188,7 @@ def test_zero_rows_duplicates_and_tiny_sets() -> None:
     assert probe.predict(x).tolist() == y.tolist()
     assert probe.score(x, y) == 1
     smallest = SVMProbe().fit(x[3:], y[3:] * torch.tensor([[1], [0], [0]]))
-    assert smallest.cv_ap_.isnan().all()  # one positive: no fold can both train and test on it
+    assert smallest.cv_ap_.isnan().all()  # with one positive, no fold can train and test on it
     assert smallest.costs_.tolist() == [1.0]
 
 

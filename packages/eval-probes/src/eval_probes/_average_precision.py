@@ -68,7 +68,7 @@ def check_scores(scores: Tensor, labels: Tensor) -> None:
             f"and {tuple(labels.shape)}"
         )
     if scores.isnan().any():
-        raise ValueError("scores has NaN: nothing can be ranked by them, find what made them")
+        raise ValueError("scores contain NaN and cannot be ranked: find what made them")
     check_labels(labels)
 
 

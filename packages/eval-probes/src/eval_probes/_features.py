@@ -127,7 +127,7 @@ def extract_features(
     if cache is None:
         sink = _Memory(torch.device(storage_device))
     elif torch.device(storage_device).type != "cpu":
-        raise ValueError(f"a cache is read on the cpu, got storage_device {storage_device!r}: leave one of them out")
+        raise ValueError(f"a cache is read on the CPU, got storage_device {storage_device!r}: leave one of the two out")
     else:
         spec = {"taps": taps and list(taps), "pool": pool, "precision": precision, "dtype": str(dtype)}
         sink = FeatureCache(Path(cache), spec)
@@ -158,7 +158,9 @@ def _columns(
     """Yield the features and labels of each batch."""
     stages: Any = getattr(model, "stages", None)
     if taps is not None and stages is None:
-        raise ValueError("taps need a model with stages(images) -> {'feature1': map, ...}: leave taps out, or add it")
+        raise ValueError(
+            "taps need a model with stages(images) -> {'feature1': map, ...}: leave taps out, or add that method"
+        )
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

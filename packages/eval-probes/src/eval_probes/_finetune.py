@@ -238,7 +238,7 @@ class FineTune(Probe):
             hits += top_hits(logits, class_index(y, self.classes_).to(device))
             n += len(y)
         if n == 0:
-            raise ValueError("the batches to score on are empty")
+            raise ValueError("the batches to evaluate on are empty")
         return int(hits[0]) / n, int(hits[1]) / n
 
 

@@ -320,9 +320,13 @@ class LinearProbe(Probe):
 
     def _load(self, state: State) -> int:
         if tuple(state["lr"]) != self.lr_ or not torch.equal(state["classes"], self.classes_):
-            raise ValueError("resume is of a probe with another lr or other classes: start afresh, or use its settings")
+            raise ValueError(
+                "resume belongs to a probe with another lr or other classes: leave it out, or use the same settings"
+            )
         if state["history"].keys() != self.history_.keys():
-            raise ValueError(f"resume has a history of {list(state['history'])}, now {list(self.history_)} are given")
+            raise ValueError(
+                f"resume has a history of {list(state['history'])}, but this call evaluates {list(self.history_)}"
+            )
         self._heads = self._new_heads(state["weight"][0])
         for mine, saved in zip(
             (self._heads.weight, self._heads.bias, *self._heads.momenta),
@@ -353,7 +357,7 @@ def _checked(samples: Labelled, name: str) -> tuple[Tensor, Tensor]:
     """Return features and labels as tensors; raise ValueError for invalid ones."""
     x = as_rows(samples[0], name)
     if samples[1] is None:
-        raise ValueError(f"{name} has no labels: there is nothing to score by")
+        raise ValueError(f"{name} has no labels: pass (features, labels)")
     return x, as_labels(samples[1], len(x))
 
 

@@ -225,7 +225,7 @@ class MultiHeadLinearProbe(Probe):
         watched: tuple[dict[str, Tensor], Tensor] | None = None
         if test is not None:
             if test[1] is None:
-                raise ValueError("test has no labels: there is nothing to score by")
+                raise ValueError("test has no labels: pass (features, labels)")
             watched = _checked(test[0], test[1], "test ")
         self.classes_ = classes.cpu()
         self.history_: dict[str, Tensor] = {}
@@ -281,7 +281,7 @@ class MultiHeadLinearProbe(Probe):
 
     def _restore(self, optimizer: torch.optim.SGD, state: State) -> None:
         if not torch.equal(state["classes"], self.classes_):
-            raise ValueError("resume is of a probe with other classes: start afresh, or use its classes")
+            raise ValueError("resume belongs to a probe with other classes: leave it out, or use the same classes")
         for tap, head in self._fitted().items():
             head.load_state_dict(state["heads"][tap])
         optimizer.load_state_dict(state["optimizer"])
