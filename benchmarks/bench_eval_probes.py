@@ -39,7 +39,7 @@ def queries() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_bench_ours(benchmark, train, queries) -> None:  # type: ignore[no-untyped-def]
     probe = KNNProbe(k=(10, 20, 100, K), temperature=T).fit(*train)
-    benchmark.pedantic(probe.score, queries, rounds=3, warmup_rounds=1)
+    benchmark.pedantic(probe.evaluate, queries, rounds=3, warmup_rounds=1)
 
 
 def test_bench_bare_products(benchmark, train, queries) -> None:  # type: ignore[no-untyped-def]

@@ -52,10 +52,10 @@ def main() -> None:
     wall, start = time.perf_counter(), time.process_time()
     probe = SVMProbe().fit(x, y)
     ours_s, wall = time.process_time() - start, time.perf_counter() - wall
-    score = probe.score(x_test, y_test)
-    low, high = score.interval
+    score, ap = probe.evaluate(x_test, y_test)["cv"], probe.average_precision(x_test, y_test)
+    low, high = score["mean_ap_low"], score["mean_ap_high"]
     print(f"ours: {ours_s:.1f} s CPU, {wall:.1f} s wall, {torch.get_num_threads()} threads", flush=True)
-    print(f"mAP {100 * score.mean_ap:.2f}, 95 % [{100 * low:.2f}, {100 * high:.2f}]", flush=True)
+    print(f"mAP {100 * score['mean_ap']:.2f}, 95 % [{100 * low:.2f}, {100 * high:.2f}]", flush=True)
 
     a, a_test = normalised(x), normalised(x_test)
     fold = np.arange(N_TRAIN) >= N_TRAIN // 3
@@ -72,8 +72,8 @@ def main() -> None:
                 unconverged += svm.n_iter_ == svm.max_iter
         svm = LinearSVC(C=float(probe.costs_[c]), class_weight={1: 2, -1: 1}, dual=True, max_iter=2000).fit(a, target)
         theirs = average_precision(torch.from_numpy(svm.decision_function(a_test)), y_test[:, c])
-        differences.append(100 * (float(score.ap[c]) - theirs))
-        print(f"class {c}: cost {float(probe.costs_[c]):g}, AP {100 * score.ap[c]:.2f}, LinearSVC {100 * theirs:.2f}")
+        differences.append(100 * (float(ap[c]) - theirs))
+        print(f"class {c}: cost {float(probe.costs_[c]):g}, AP {100 * ap[c]:.2f}, LinearSVC {100 * theirs:.2f}")
     per_cost = {cost: sum(s) / len(CLASSES) for cost, s in seconds.items()}  # three folds and all rows, one class
     small = np.mean([per_cost[cost] for cost in SMALL_COSTS]) * (len(VOC07_COSTS) - len(LARGE_COSTS))
     theirs_s = N_CLASSES * (small + sum(per_cost[cost] for cost in LARGE_COSTS))

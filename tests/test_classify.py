@@ -73,11 +73,11 @@ def test_knn_is_that_of_the_images(everything: Path, weights: Path) -> None:
         crops = render(resident, evaluation(32, 32).draw(torch.arange(len(images)), 0, (32, 32), 0))[0]
         with torch.inference_mode():
             features[split] = (backbone.eval()(crops).clone(), images.labels)
-    scores = KNNProbe((10, 20)).fit(*features["train"]).score(*features["val"])  # type: ignore[arg-type]
+    scores = KNNProbe((10, 20)).fit(*features["train"]).evaluate(*features["val"])  # type: ignore[arg-type]
     found = json.loads((everything / "results.json").read_text())["results"]["knn"]["k"]
     for k in (10, 20):
-        assert found[str(k)]["top1"] == pytest.approx(100 * scores[k]["top1"])
-        assert found[str(k)]["top5"] == pytest.approx(100 * scores[k]["top5"])
+        assert found[str(k)]["top1"] == pytest.approx(100 * scores[f"k={k}"]["top1"])
+        assert found[str(k)]["top5"] == pytest.approx(100 * scores[f"k={k}"]["top5"])
 
 
 def test_a_second_probe_makes_no_features(

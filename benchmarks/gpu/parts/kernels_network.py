@@ -75,9 +75,7 @@ def probes(part: Part) -> Figures:
     x = centres[labels] + 2 * torch.randn(n, dim, generator=g)
     there = x.to(part.device), labels.to(part.device)
     half = n // 2
-    scores = [
-        KNNProbe(k=(20,)).fit(a[:half], b[:half]).score(a[half:], b[half:])[20]["top1"] for a, b in (there, (x, labels))
-    ]
+    scores = [KNNProbe(k=20).fit(a[:half], b[:half]).score(a[half:], b[half:]) for a, b in (there, (x, labels))]
     found, expected = (nearest_neighbours(a[half:], a[:half], k=8)[0].cpu() for a in (there[0], x.double()))
     differ = float((found != expected).double().mean())
     ranks = rankme(there[0]), rankme(x.double())

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: equal to redrawing in full, right for a known binomial, keyed by the seed."""
+"""Bootstrap intervals: equal to explicit resampling, correct for a known binomial, keyed by the seed."""
 
 import math
 
@@ -16,11 +16,11 @@ def test_accuracy_agrees_with_the_binomial() -> None:
 
 
 def test_mean_ap_equals_redrawing_in_full() -> None:
-    """The redraws are the generator's, so the test can make them again, with every redrawn sample written out."""
+    """The test repeats the resamples from the same generator and evaluates each one in full."""
     g = torch.Generator().manual_seed(0)
     scores, labels = torch.randn(40, 3, generator=g), torch.randint(-1, 2, (40, 3), generator=g)
     labels[:, 2] = 0
-    labels[5, 2] = 1  # absent from about a third of the redraws
+    labels[5, 2] = 1  # absent from about a third of the resamples
     generator = torch.Generator().manual_seed(7)
     drawn = torch.cat([torch.randint(40, (n, 40), generator=generator) for n in (50, 10)])
     means = torch.tensor([mean_average_precision(scores[i], labels[i]).mean_ap for i in drawn], dtype=torch.float64)

@@ -21,7 +21,7 @@ def directions(n: int, d: int = 8, k: int = 5, noise: float = 0.3, seed: int = 0
 
 
 def brute_force_accuracy(a: Tensor, y: Tensor) -> float:
-    """The best of all one-to-one maps of clusters to classes; the longer side is padded by names nobody has."""
+    """Try all one-to-one maps of clusters to classes; None pads the classes if there are more clusters."""
     clusters, classes = a.unique().tolist(), y.unique().tolist()
     classes += [None] * max(0, len(clusters) - len(classes))
     return max(
@@ -71,7 +71,7 @@ def test_lloyd_ends_where_scikit_learn_does_from_the_same_start() -> None:
 
 
 def test_k_means_plus_plus_draws_by_squared_distance() -> None:
-    """Points 0, 1 and 3 on a line, the first two drawn often: P(second = j | first = i) = d_ij^2 / sum."""
+    """Points 0, 1 and 3 on a line: over many draws of two, P(second = j | first = i) = d_ij^2 / sum."""
     from eval_probes import _cluster
 
     x = torch.tensor([[0.0], [1.0], [3.0]])
@@ -85,7 +85,9 @@ def test_k_means_plus_plus_draws_by_squared_distance() -> None:
 def test_finds_directions_whatever_the_length_of_rows() -> None:
     x, y = directions(400)
     probe = ClusterProbe(5).fit(x)
-    assert probe.score(x, y)["nmi"] > 0.95
+    assert probe.evaluate(x, y)["k=5"]["nmi"] > 0.95
+    assert probe.score(x, y) == probe.evaluate(x, y)["k=5"]["accuracy"]
+    assert torch.equal(ClusterProbe(5).fit_predict(x), probe.assignments_)
     assert torch.equal(probe.predict(x), probe.assignments_)
     assert torch.equal(ClusterProbe(5).fit(7 * x.double()).assignments_, probe.assignments_)
     with torch.autocast("cpu", torch.bfloat16):
@@ -117,7 +119,7 @@ def test_repeated_points_leave_finite_centroids(n: int, n_points: int, k: int, s
 
 
 def test_a_cluster_that_runs_empty_takes_the_farthest_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.nn.functional.normalize(directions(60)[0].abs(), dim=1)  # near each other, so that 0 attracts none
+    x = torch.nn.functional.normalize(directions(60)[0].abs(), dim=1)  # close together
     far = torch.cat([x[:2], torch.full((2, 8), 1e3)])  # the last two attract no row
     monkeypatch.setattr("eval_probes._cluster._spread", lambda *_: far)
     probe = ClusterProbe(4, n_init=1).fit(x)
@@ -127,10 +129,10 @@ def test_a_cluster_that_runs_empty_takes_the_farthest_row(monkeypatch: pytest.Mo
 def test_errors() -> None:
     x, y = directions(30)
     with pytest.raises(ValueError, match="at least 1"):
-        ClusterProbe(0)
+        ClusterProbe(0).fit(x)
     with pytest.raises(ValueError, match="call fit"):
         ClusterProbe(2).predict(x)
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         cluster_scores(y, y[:3])
     with pytest.raises(ValueError, match="assignments must be"):
         cluster_scores(y[:0], y[:0])

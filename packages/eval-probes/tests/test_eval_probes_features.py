@@ -33,7 +33,7 @@ def test_rows_are_the_eval_mode_output_in_order() -> None:
     assert seen == [4, 8, 9]
 
 
-def test_training_flags_come_back_one_by_one_even_after_an_error() -> None:
+def test_training_flags_come_back_even_after_an_error() -> None:
     model = network().train()
     model[1].eval()  # a frozen part stays frozen
     flags = [module.training for module in model.modules()]
@@ -50,7 +50,7 @@ def test_a_probe_can_train_on_the_result() -> None:
     x, labels = extract_features(network(), batches()[:1])
     assert not x.requires_grad
     assert labels is not None
-    nn.functional.cross_entropy(nn.Linear(6, 4)(x), labels).backward()  # inference tensors would raise here
+    nn.functional.cross_entropy(nn.Linear(6, 4)(x), labels).backward()  # would raise for inference tensors
 
 
 def test_precision_is_what_is_asked_for() -> None:
@@ -81,14 +81,16 @@ def test_errors() -> None:
 
 def test_flags_come_back_when_the_loop_around_the_model_fails() -> None:
     model = network().train()
-    with pytest.raises(ValueError, match="all or to none") as error:  # held: its traceback keeps frames alive
+    with pytest.raises(
+        ValueError, match="all or to none"
+    ) as error:  # the traceback keeps frames, and so the generator, alive
         extract_features(model, [batches()[0], batches(labelled=False)[1]])
     assert model.training
     assert error is not None
 
 
 class Staged(nn.Module):
-    """A network with two stages, that counts its passes."""
+    """A network with two stages that counts its passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +145,7 @@ def test_a_cache_hit_calls_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
         assert {x.dtype for x in found.x.values()} == {dtype}
         assert torch.equal(found.labels, fresh.labels)  # type: ignore[arg-type]
         assert all(torch.equal(found.x[tap], fresh.x[tap]) for tap in TAPS)
-    again.x["avgpool"][:] = 0  # a copy of the pages: the file stays as it is
+    again.x["avgpool"][:] = 0  # copy-on-write: the file does not change
     assert np.load(tmp_path / "key" / "avgpool.npy").any()
     with pytest.raises(ValueError, match="use another folder"):
         extract_features(model, batches(), taps=TAPS[:2], pool="adaptive", dtype=dtype, cache=tmp_path / "key")
@@ -176,7 +178,7 @@ def test_an_interrupted_extraction_ends_in_the_same_files(
 
     found = extract_features(model, rest if from_row else batches(), cache=part, progress=seen.append)
     assert starts == ([4 * n_batches] if from_row else [])
-    assert seen == [4, 8, 9][n_batches:]  # nothing done twice
+    assert seen == [4, 8, 9][n_batches:]  # no row is extracted twice
     assert isinstance(found, Features)
     for name in ("features.npy", "labels.npy", "features.json"):
         assert (whole / name).read_bytes() == (part / name).read_bytes()

@@ -46,7 +46,7 @@ def batches(epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def fine_tune(seeds: tuple[int, ...] = (0,), protocol: FineTuneProtocol = SMALL) -> FineTune:
-    return FineTune(make_model, 3, [0, 10], protocol, seeds=seeds)
+    return FineTune(make_model, dim=3, classes=[0, 10], protocol=protocol, seeds=seeds)
 
 
 def test_presets_are_the_published_protocols() -> None:
@@ -56,7 +56,7 @@ def test_presets_are_the_published_protocols() -> None:
 
 
 def naive(lr: float, multiplier: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """SGD with momentum in float64, written out: both layers, two learning rates, decay on all parameters."""
+    """Explicit SGD with momentum in float64: two layers with their own learning rates, weight decay on everything."""
     model = make_model()
     head = 0.01 * torch.randn(2, 3, generator=torch.Generator().manual_seed(seed))
     weights = [model.weight, model.bias, head, torch.zeros(2)]  # type: ignore[list-item]
@@ -81,34 +81,37 @@ def test_every_cell_is_the_naive_loop() -> None:
         networks.append(make_model())
         return networks[-1]
 
-    report = FineTune(remembered, 3, [0, 10], SMALL, seeds=(0, 1)).run(batches, lambda: [VAL])
-    cells = report["cells"]
-    assert [(c["lr"], c["head_multiplier"], c["seed"]) for c in cells] == [
+    tuned = FineTune(remembered, dim=3, classes=[0, 10], protocol=SMALL, seeds=(0, 1)).fit(batches, lambda: [VAL])
+    cells = tuned.cells_
+    assert [(c.lr, c.head_multiplier, c.seed) for c in cells] == [
         (lr, m, s) for lr in (0.1, 1e-5) for m in (1.0, 10.0) for s in (0, 1)
     ]
     for cell, model in zip(cells, networks, strict=True):
-        a, b, c, d = naive(cell["lr"], cell["head_multiplier"], cell["seed"])
+        a, b, c, d = naive(cell.lr, cell.head_multiplier, cell.seed)
         torch.testing.assert_close(model.weight.double(), a, rtol=1e-4, atol=1e-5)  # type: ignore[operator]
         right = ((VAL[0].double() @ a.T + b) @ c.T + d).argmax(1) == VAL[1] // 10
-        assert cell["top1"] == pytest.approx(float(right.double().mean()))
-        assert cell["top5"] == 1
-        assert cell["holdout_top1"] is None
-    assert "chosen" not in report
+        assert cell.top1 == pytest.approx(float(right.double().mean()))
+        assert cell.top5 == 1
+        assert cell.holdout_top1 is None
+    assert tuned.chosen_ is None
 
 
 def test_best_on_val_and_the_honest_choice() -> None:
     top1 = {(0.1, 1.0): (0.5, 0.7), (0.1, 10.0): (0.9, 0.8), (1e-5, 1.0): (0.1, 0.2), (1e-5, 10.0): (0.6, 0.4)}
     held = {(0.1, 1.0): 0.3, (0.1, 10.0): 0.2, (1e-5, 1.0): 0.1, (1e-5, 10.0): 0.3}
     done = [FineTuneCell(*c, s, top1[c][s], 1.0, held[c]) for c in top1 for s in (0, 1)]
-    report = fine_tune((0, 1)).run(batches, lambda: [VAL], lambda: [HELD], done=done)
+    tuned = fine_tune((0, 1)).fit(batches, lambda: [VAL], lambda: [HELD], done=done)
     best = {"lr": 0.1, "head_multiplier": 10.0, "top1": 0.85, "top5": 1.0, "top1_sd": 0.005**0.5}
-    assert report["best_on_val"] == pytest.approx(best)
+    assert tuned.best_on_val_ == pytest.approx(best)
     honest = {"lr": 0.1, "head_multiplier": 1.0, "top1": 0.6, "top5": 1.0, "top1_sd": 0.02**0.5}
-    assert report["chosen"] == pytest.approx(honest)  # the first of two equals
+    assert tuned.chosen_ == pytest.approx(honest)  # the first one on a tie
+    row = {"top1": 0.85, "top5": 1.0, "top1_sd": 0.005**0.5, "holdout_top1": 0.2}
+    assert tuned.results_["lr=0.1, head_multiplier=10"] == pytest.approx(row)
+    assert len(tuned.results_) == 4
 
 
 def test_an_interrupted_grid_goes_on() -> None:
-    whole = fine_tune().run(batches, lambda: [VAL], lambda: [HELD])
+    whole = fine_tune().fit(batches, lambda: [VAL], lambda: [HELD])
     saved: list[FineTuneCell] = []
 
     def save(cell: FineTuneCell) -> None:
@@ -117,17 +120,18 @@ def test_an_interrupted_grid_goes_on() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fine_tune().run(batches, lambda: [VAL], lambda: [HELD], after_cell=save)
+        fine_tune().fit(batches, lambda: [VAL], lambda: [HELD], after_cell=save)
     new: list[FineTuneCell] = []
-    assert fine_tune().run(batches, lambda: [VAL], lambda: [HELD], done=saved, after_cell=new.append) == whole
+    resumed = fine_tune().fit(batches, lambda: [VAL], lambda: [HELD], done=saved, after_cell=new.append)
+    assert (resumed.cells_, resumed.results_, resumed.chosen_) == (whole.cells_, whole.results_, whole.chosen_)
     assert len(new) == 2
 
 
 def test_a_diverged_cell_is_marked_and_wrong() -> None:
-    report = fine_tune(protocol=replace(SMALL, lr=(1e20, 0.1), head_multiplier=(1.0,))).run(batches, lambda: [VAL])
-    assert [cell["diverged"] for cell in report["cells"]] == [True, False]
-    assert report["cells"][0]["top1"] == 0
-    assert report["best_on_val"]["lr"] == 0.1
+    tuned = fine_tune(protocol=replace(SMALL, lr=(1e20, 0.1), head_multiplier=(1.0,))).fit(batches, lambda: [VAL])
+    assert [cell.diverged for cell in tuned.cells_] == [True, False]
+    assert tuned.cells_[0].top1 == 0
+    assert tuned.best_on_val_["lr"] == 0.1
 
 
 def test_no_global_generator_and_precision_as_asked() -> None:
@@ -139,10 +143,10 @@ def test_no_global_generator_and_precision_as_asked() -> None:
         return models[-1]
 
     protocol = replace(SMALL, lr=(0.1,), head_multiplier=(10.0,))
-    FineTune(remembered, 3, [0, 10], protocol).run(batches, lambda: [VAL])
+    FineTune(remembered, dim=3, classes=[0, 10], protocol=protocol).fit(batches, lambda: [VAL])
     with torch.autocast("cpu", torch.bfloat16):
-        FineTune(remembered, 3, [0, 10], protocol).run(batches, lambda: [VAL])
-    FineTune(remembered, 3, [0, 10], protocol, precision="bf16").run(batches, lambda: [VAL])
+        FineTune(remembered, dim=3, classes=[0, 10], protocol=protocol).fit(batches, lambda: [VAL])
+    FineTune(remembered, dim=3, classes=[0, 10], protocol=protocol, precision="bf16").fit(batches, lambda: [VAL])
     exact, surrounded, rough = (model.weight.detach() for model in models)
     assert torch.equal(exact, surrounded)  # type: ignore[arg-type]
     assert not torch.equal(exact, rough)  # type: ignore[arg-type]
@@ -150,7 +154,7 @@ def test_no_global_generator_and_precision_as_asked() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_train_mode_reaches_batch_normalisation_and_eval_mode_scores() -> None:
+def test_batch_norm_trains_and_scores_in_eval_mode() -> None:
     models: list[nn.Module] = []
 
     def with_norm() -> nn.Module:
@@ -158,21 +162,21 @@ def test_train_mode_reaches_batch_normalisation_and_eval_mode_scores() -> None:
         return models[-1].eval()
 
     protocol = replace(SMALL, lr=(0.1,), head_multiplier=(1.0,))
-    FineTune(with_norm, 3, [0, 10], protocol).run(batches, lambda: [VAL])
+    FineTune(with_norm, dim=3, classes=[0, 10], protocol=protocol).fit(batches, lambda: [VAL])
     assert int(models[0][1].num_batches_tracked) == 4 * 3  # type: ignore[index]
 
 
 def test_errors() -> None:
     with pytest.raises(ValueError, match="seeds"):
-        fine_tune(())
+        fine_tune(()).fit(batches, lambda: [VAL])
     with pytest.raises(ValueError, match="precision"):
-        FineTune(make_model, 3, 2, precision="16")  # type: ignore[arg-type]
+        FineTune(make_model, dim=3, classes=2, precision="16").fit(batches, lambda: [VAL])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nothing to train on"):
-        fine_tune().run(lambda epoch, seed: [], lambda: [VAL])
-    with pytest.raises(ValueError, match="score on are empty"):
-        fine_tune().run(batches, lambda: [])
+        fine_tune().fit(lambda epoch, seed: [], lambda: [VAL])
+    with pytest.raises(ValueError, match="evaluate on are empty"):
+        fine_tune().fit(batches, lambda: [])
     with pytest.raises(ValueError, match="label 10 is not among"):
-        FineTune(make_model, 3, 2, SMALL).run(batches, lambda: [VAL])
+        FineTune(make_model, dim=3, classes=2, protocol=SMALL).fit(batches, lambda: [VAL])
 
 
 @settings(max_examples=30, deadline=None)

@@ -20,7 +20,7 @@ def clusters(n: int, d: int, n_classes: int, seed: int, noise: float = 2.0) -> t
 
 
 def naive_scores(x: Tensor, y: Tensor, q: Tensor, k: int, classes: list[int], skip: int = -1) -> list[float]:
-    """Votes of the k nearest of one query, in float64, by the definition."""
+    """Sum the votes of the k nearest neighbours of one query in float64, by the definition."""
     sims = []
     for i, row in enumerate(x.double()):
         norms = row.norm().clamp(min=1e-12) * q.double().norm().clamp(min=1e-12)
@@ -35,7 +35,7 @@ def naive_scores(x: Tensor, y: Tensor, q: Tensor, k: int, classes: list[int], sk
 def naive_accuracy(scores: list[list[float]], classes: list[int], truth: Tensor, n: int) -> float:
     hits = 0
     for row, label in zip(scores, truth.tolist(), strict=True):
-        best = sorted(range(len(classes)), key=lambda c: -row[c])[:n]  # stable: ties to the smaller class
+        best = sorted(range(len(classes)), key=lambda c: -row[c])[:n]  # stable: ties go to the smaller class
         hits += label in [classes[c] for c in best]
     return hits / len(truth)
 
@@ -55,42 +55,43 @@ def test_equal_to_the_naive_loop(n: int, m: int, d: int, n_classes: int, ks: lis
     y, yq = y * 7 - 10, yq * 7 - 10  # labels are any integers
     classes = sorted(set(y.tolist()))
     probe = KNNProbe(k=ks).fit(x, y)
-    scored = probe.score(q, yq)
-    assert set(scored) == set(ks)
+    scored = probe.evaluate(q, yq)
+    assert set(scored) == {f"k={k}" for k in ks}
     for k in ks:
         scores = [naive_scores(x, y, row, k, classes) for row in q]
-        assert probe.predict(q, k).tolist() == [classes[int(np.argmax(row))] for row in scores]
-        assert scored[k] == {f"top{t}": naive_accuracy(scores, classes, yq, t) for t in (1, 5)}
+        assert probe.predict(q, k=k).tolist() == [classes[int(np.argmax(row))] for row in scores]
+        assert scored[f"k={k}"] == {f"top{t}": naive_accuracy(scores, classes, yq, t) for t in (1, 5)}
+    assert probe.score(q, yq) == scored[f"k={ks[0]}"]["top1"]
 
 
 def test_equal_to_scikit_learn_over_many_blocks(small_blocks: None) -> None:
     x, y = clusters(3000, 24, 12, 0)
     q, yq = clusters(400, 24, 12, 1)
     probe = KNNProbe().fit(x, y)
-    scored = probe.score(q, yq)
-    for k in probe.k:
+    scored = probe.evaluate(q, yq)
+    for k in (10, 20, 100, 200):
         oracle = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / T))
         oracle.fit(x.double().numpy(), y.numpy())
         predicted = oracle.predict(q.double().numpy())
-        assert probe.predict(q, k).tolist() == predicted.tolist()
-        assert scored[k]["top1"] == np.mean(predicted == yq.numpy())
+        assert probe.predict(q, k=k).tolist() == predicted.tolist()
+        assert scored[f"k={k}"]["top1"] == np.mean(predicted == yq.numpy())
         top5 = np.argsort(-oracle.predict_proba(q.double().numpy()), axis=1, kind="stable")[:, :5]
-        assert scored[k]["top5"] == np.mean((top5 == yq.numpy()[:, None]).any(1))
+        assert scored[f"k={k}"]["top5"] == np.mean((top5 == yq.numpy()[:, None]).any(1))
 
 
 def test_leave_one_out(small_blocks: None) -> None:
     x, y = clusters(90, 6, 7, 3)
     classes = sorted(set(y.tolist()))
-    scored = KNNProbe(k=(1, 5, 500)).fit(x, y).leave_one_out_score()
+    scored = KNNProbe(k=(1, 5, 500)).fit(x, y).evaluate_leave_one_out()
     for k in (1, 5, 500):
         scores = [naive_scores(x, y, row, k, classes, skip=i) for i, row in enumerate(x)]
-        assert scored[k] == {f"top{t}": naive_accuracy(scores, classes, y, t) for t in (1, 5)}
+        assert scored[f"k={k}"] == {f"top{t}": naive_accuracy(scores, classes, y, t) for t in (1, 5)}
 
 
 def test_leave_one_out_skips_itself_not_its_twin() -> None:
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    assert KNNProbe(k=1).fit(x, torch.tensor([0, 0, 1, 1])).leave_one_out_score()[1]["top1"] == 1
-    assert KNNProbe(k=1).fit(x, torch.tensor([0, 1, 2, 3])).leave_one_out_score()[1]["top1"] == 0
+    assert KNNProbe(k=1).fit(x, torch.tensor([0, 0, 1, 1])).evaluate_leave_one_out()["k=1"]["top1"] == 1
+    assert KNNProbe(k=1).fit(x, torch.tensor([0, 1, 2, 3])).evaluate_leave_one_out()["k=1"]["top1"] == 0
 
 
 def test_equal_votes_go_to_the_smaller_class() -> None:
@@ -103,13 +104,13 @@ def test_top5_is_a_rank_among_all_classes() -> None:
     x = torch.eye(7)
     probe = KNNProbe(k=7).fit(x, torch.arange(7))
     # query 0 is nearest to class 0; the other six tie, and classes 1 to 4 come before 5 and 6
-    scored = probe.score(torch.eye(7)[[0, 0, 0]], torch.tensor([0, 4, 5]))
-    assert scored[7] == {"top1": 1 / 3, "top5": 2 / 3}
+    scored = probe.evaluate(torch.eye(7)[[0, 0, 0]], torch.tensor([0, 4, 5]))
+    assert scored["k=7"] == {"top1": 1 / 3, "top5": 2 / 3}
 
 
 def test_label_unknown_to_the_train_set_is_never_right() -> None:
     probe = KNNProbe(k=2).fit(torch.eye(3), torch.tensor([1, 5, 9]))
-    assert probe.score(torch.eye(3), torch.tensor([0, 5, 99])) == {2: {"top1": 1 / 3, "top5": 1 / 3}}
+    assert probe.evaluate(torch.eye(3), torch.tensor([0, 5, 99])) == {"k=2": {"top1": 1 / 3, "top5": 1 / 3}}
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 1e-2, 10.0])
@@ -152,18 +153,18 @@ def test_errors() -> None:
         probe.predict(torch.zeros(0, 3))
     with pytest.raises(ValueError, match="D must be equal"):
         probe.predict(torch.eye(4))
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         probe.score(x, y[:2])
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         KNNProbe().fit(x, y.float())
     with pytest.raises(ValueError, match="at least 2"):
-        KNNProbe(1).fit(x[:1], y[:1]).leave_one_out_score()
+        KNNProbe(1).fit(x[:1], y[:1]).evaluate_leave_one_out()
     with pytest.raises(ValueError, match=">= 1"):
-        KNNProbe(k=(5, 0))
+        KNNProbe(k=(5, 0)).fit(x, y)
     with pytest.raises(ValueError, match="k must be at least 1"):
-        probe.predict(x, 0)
+        probe.predict(x, k=0)
     with pytest.raises(ValueError, match="temperature"):
-        KNNProbe(temperature=0)
+        KNNProbe(temperature=0).fit(x, y)
     bad = torch.zeros(9, 3)
     bad[4, 1], bad[7, 0] = torch.nan, torch.inf
     with pytest.raises(ValueError, match=r"x has 2 rows with NaN or infinity, the first at \[4, 7\]"):
@@ -171,7 +172,7 @@ def test_errors() -> None:
 
 
 def test_neighbours_match_a_stable_sort(small_blocks: None) -> None:
-    """Duplicated rows and zero rows: equal cosines come by rising index, whatever the blocks."""
+    """With duplicated rows and zero rows, equal cosines are ordered by index, for all block sizes."""
     g = torch.Generator().manual_seed(0)
     bank = torch.randint(-1, 2, (700, 3), generator=g).float()  # at most 27 different rows
     queries = torch.randint(-1, 2, (90, 3), generator=g).float()
@@ -197,7 +198,10 @@ def test_hits_are_what_the_score_is_the_mean_of() -> None:
     x, y = torch.randn(40, 6, generator=g), torch.randint(0, 5, (40,), generator=g)
     q, t = torch.randn(30, 6, generator=g), torch.randint(0, 7, (30,), generator=g)  # classes 5, 6: never right
     probe = KNNProbe((1, 7)).fit(x, y)
-    for k, hits in probe.hits(q, t).items():
-        assert torch.equal(hits[:, 0], probe.predict(q, k) == t)
+    for k, hits in ((k, probe.hits(q, t)[f"k={k}"]) for k in (1, 7)):
+        assert torch.equal(hits[:, 0], probe.predict(q, k=k) == t)
         assert not (hits[:, 0] & ~hits[:, 1]).any()
-        assert probe.score(q, t)[k] == {"top1": int(hits[:, 0].sum()) / 30, "top5": int(hits[:, 1].sum()) / 30}
+        assert probe.evaluate(q, t)[f"k={k}"] == {
+            "top1": int(hits[:, 0].sum()) / 30,
+            "top5": int(hits[:, 1].sum()) / 30,
+        }

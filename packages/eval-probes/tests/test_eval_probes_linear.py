@@ -37,7 +37,7 @@ def test_presets_are_the_published_protocols() -> None:
 
 
 def naive(p: LinearProtocol, x: Tensor, y: Tensor, n_classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Weight and bias by the definition: torch.optim.SGD, or LARS written out, on autograd's float64 gradients."""
+    """Train weight and bias by torch.optim.SGD, or explicit LARS, on float64 gradients of autograd."""
     w = (0.01 * torch.randn(n_classes, x.shape[1], generator=torch.Generator().manual_seed(seed))).double()
     w, b = w.requires_grad_(), torch.zeros(n_classes, dtype=torch.float64, requires_grad=True)
     sgd = torch.optim.SGD([w, b], p.lr, p.momentum, weight_decay=p.weight_decay, nesterov=p.nesterov)
@@ -77,11 +77,11 @@ def test_equal_to_the_naive_loop(protocol: LinearProtocol) -> None:
     probe = LinearProbe(protocol, seed=3).fit(x, y)
     w, b = naive(protocol, x, y, 3, 3)
     heads = probe._fitted()
-    # 1e-4 and not less: lr 30 multiplies the rounding of float32
+    # 1e-4, since a learning rate of 30 amplifies float32 rounding
     torch.testing.assert_close(heads.weight[0].double(), w, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(heads.bias[0].double(), b, rtol=1e-4, atol=1e-4)
-    assert torch.equal(probe.head()[0], heads.weight[0])
-    assert torch.equal(probe.head()[1], heads.bias[0])
+    assert torch.equal(probe.coef_, heads.weight[0])
+    assert torch.equal(probe.intercept_, heads.bias[0])
     assert torch.equal(probe.predict(x), (x.double() @ w.T + b).argmax(1))
 
 
@@ -91,7 +91,7 @@ def test_a_long_training_reaches_the_optimum_of_scikit_learn() -> None:
     protocol = LinearProtocol(epochs=150, lr=1.0, batch=200, weight_decay=decay)
     heads = LinearProbe(protocol).fit(x, y)._fitted()
     heads_loss = float(F.cross_entropy(heads.logits(x)[:, 0], y) + decay / 2 * heads.weight.square().sum())
-    # weight decay reaches our bias too, and the oracle's is free: give it a column of ones instead
+    # Our bias has weight decay, the oracle's has none: replace its bias by a column of ones.
     ones = torch.cat([x, torch.ones(len(x), 1)], 1).double().numpy()
     oracle = LogisticRegression(C=1 / (decay * len(x)), fit_intercept=False, tol=1e-10, max_iter=1000).fit(
         ones, y.numpy()
@@ -110,26 +110,25 @@ def test_a_grid_gives_what_each_rate_gives_alone(protocol: LinearProtocol) -> No
     for i, lr in enumerate(grid):
         alone = LinearProbe(protocol, lr=lr).fit(x, y, test=blobs(50, seed=1))
         torch.testing.assert_close(together._fitted().weight[i], alone._fitted().weight[0])
-        assert together.report()["last"][lr] == alone.report()["last"][lr]
-        assert together.report()["best_on_test"][lr] == alone.report()["best_on_test"][lr]
-        assert torch.equal(together.predict(x, lr), alone.predict(x))
+        assert together.last_[f"lr={lr:g}"] == alone.last_[f"lr={lr:g}"]
+        assert together.best_on_test_[f"lr={lr:g}"] == alone.best_on_test_[f"lr={lr:g}"]
+        assert torch.equal(together.predict(x, lr=lr), alone.predict(x))
 
 
 def test_report_is_of_the_recorded_epochs() -> None:
     x, y = blobs(60, n_classes=9, noise=1.0)
     test = blobs(200, n_classes=9, noise=1.0, seed=1)
-    by_epoch: list[dict[float, dict[str, float]]] = []
+    by_epoch: list[dict[str, dict[str, float]]] = []
     probe = LinearProbe(replace(STEPLR, epochs=6, batch=16), lr=(0.01, 30.0))
-    probe.fit(x, y, test=test, after_epoch=lambda state: by_epoch.append(probe.score(*test)))
-    report = probe.report()
+    probe.fit(x, y, test=test, after_epoch=lambda state: by_epoch.append(probe.evaluate(*test)))
     assert len(by_epoch) == 6
-    assert report["last"] == by_epoch[-1]
-    assert report["best_on_test"][0.01]["epoch"] != 1  # so that the choice is one
-    for lr in (0.01, 30.0):
+    assert probe.last_ == by_epoch[-1]
+    assert probe.best_on_test_["lr=0.01"]["epoch"] != 1  # so that the best epoch is not trivial
+    for lr in ("lr=0.01", "lr=30"):
         top1 = [scores[lr]["top1"] for scores in by_epoch]
         first_best = top1.index(max(top1))
-        assert report["best_on_test"][lr] == {"epoch": first_best + 1, **by_epoch[first_best][lr]}
-    assert "chosen" not in report
+        assert probe.best_on_test_[lr] == {"epoch": first_best + 1, **by_epoch[first_best][lr]}
+    assert probe.chosen_ is None
 
 
 def test_held_out_samples_choose_and_are_not_trained_on() -> None:
@@ -144,24 +143,27 @@ def test_held_out_samples_choose_and_are_not_trained_on() -> None:
 
     def look(state: object) -> None:
         for lr in grid:
-            held_top1 = alone.score(x[held], y[held])[lr]["top1"]
-            seen.append((lr, len(seen) // 3 + 1, held_top1, alone.predict(test[0], lr), alone.score(*test)[lr]))
+            held_top1 = alone.evaluate(x[held], y[held])[f"lr={lr:g}"]["top1"]
+            scores = alone.evaluate(*test)[f"lr={lr:g}"]
+            seen.append((lr, len(seen) // 3 + 1, held_top1, alone.predict(test[0], lr=lr), scores))
 
     alone.fit(x[rest], y[rest], after_epoch=look)
     torch.testing.assert_close(probe._fitted().weight, alone._fitted().weight)
-    lr, epoch, held_top1, predicted, scored = max(seen, key=lambda s: s[2])  # the first of the best
-    assert probe.report()["chosen"] == {"lr": lr, "epoch": epoch, "holdout_top1": held_top1, **scored}
+    lr, epoch, held_top1, predicted, scored = max(seen, key=lambda s: s[2])  # max returns the first one on a tie
+    assert probe.chosen_ == {"lr": lr, "epoch": epoch, "holdout_top1": held_top1, **scored}
+    assert probe.evaluate(*test)["chosen"] == scored
+    assert probe.score(*test) == scored["top1"]
     assert torch.equal(probe.predict(test[0]), predicted)
 
 
 def test_the_first_of_equal_choices_is_kept() -> None:
     x, y = blobs(100, noise=0.01)
     probe = LinearProbe(replace(COSLR, epochs=3), lr=(1.0, 0.3), holdout=0.2).fit(x, y, test=(x, y))
-    assert probe.report()["chosen"] == {"lr": 1.0, "epoch": 1, "holdout_top1": 1.0, "top1": 1.0, "top5": 1.0}
+    assert probe.chosen_ == {"lr": 1.0, "epoch": 1, "holdout_top1": 1.0, "top1": 1.0, "top5": 1.0}
     assert probe.history_["holdout"][-1, 0, 0] == 1
 
 
-def test_fit_batches_is_fit_on_the_same_batches_and_moves_with_fresh_ones() -> None:
+def test_fit_batches_is_fit_on_the_same_batches() -> None:
     x, y = blobs(70)
     protocol = replace(COSLR, epochs=4, batch=32)
 
@@ -173,9 +175,8 @@ def test_fit_batches_is_fit_on_the_same_batches_and_moves_with_fresh_ones() -> N
     held = blobs(40, seed=2)
     streamed = LinearProbe(protocol, classes=3).fit_batches(batches, test=blobs(50, seed=1), holdout=held)
     assert torch.equal(fitted._fitted().weight, streamed._fitted().weight)
-    assert streamed.report()["chosen"]["holdout_top1"] == pytest.approx(
-        (streamed.predict(held[0]) == held[1]).double().mean()
-    )
+    assert streamed.chosen_ is not None
+    assert streamed.chosen_["holdout_top1"] == pytest.approx((streamed.predict(held[0]) == held[1]).double().mean())
     fresh = LinearProbe(protocol, classes=3).fit_batches(lambda e: ((a + 0.1 * e, b) for a, b in batches(e)))
     assert not torch.allclose(fitted._fitted().weight, fresh._fitted().weight)
 
@@ -196,7 +197,7 @@ def test_resume_from_a_saved_state_is_no_interruption(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     resumed = LinearProbe(**settings_).fit(x, y, test=test, resume=state)  # type: ignore[arg-type]
     assert torch.equal(resumed._fitted().weight, whole._fitted().weight)
-    assert resumed.report() == whole.report()
+    assert (resumed.last_, resumed.best_on_test_, resumed.chosen_) == (whole.last_, whole.best_on_test_, whole.chosen_)
     with pytest.raises(ValueError, match="another lr"):
         LinearProbe(lr=0.3).fit(x, y, resume=state)
     with pytest.raises(ValueError, match="history"):
@@ -212,13 +213,15 @@ def test_any_size_and_any_labels(n: int, batch: int, n_classes: int, seed: int) 
     predicted = probe.fit(x, names[y]).predict(x)
     plain = LinearProbe(probe.protocol, seed=seed).fit(x, y).predict(x)
     assert torch.equal(predicted, names[plain])
-    assert probe.score(x, names[y])[0.3]["top1"] == float((plain == y).double().mean())
-    assert probe.score(x, torch.full((n,), 5)) == {0.3: {"top1": 0, "top5": 0}}  # never seen, never right
+    assert probe.score(x, names[y]) == float((plain == y).double().mean())
+    assert probe.evaluate(x, torch.full((n,), 5)) == {
+        "lr=0.3": {"top1": 0, "top5": 0}
+    }  # a label unknown to the train set is never right
 
 
 def test_one_class() -> None:
     probe = LinearProbe(replace(STEPLR, epochs=1)).fit(torch.ones(3, 2), torch.full((3,), 8))
-    assert probe.score(torch.ones(1, 2), torch.tensor([8])) == {30.0: {"top1": 1.0, "top5": 1.0}}
+    assert probe.evaluate(torch.ones(1, 2), torch.tensor([8])) == {"lr=30": {"top1": 1.0, "top5": 1.0}}
 
 
 def test_a_memory_map_of_halves_and_a_surrounding_autocast(tmp_path: Path) -> None:
@@ -234,15 +237,17 @@ def test_a_diverged_classifier_is_wrong_and_spares_the_others() -> None:
     x, y = blobs(60)
     probe = LinearProbe(replace(COSLR, epochs=3), lr=(0.3, 1e38)).fit(1e3 * x, y, test=(1e3 * x, y))
     assert not probe._fitted().weight[1].isfinite().all()
-    assert probe.report()["last"][1e38]["top1"] == 0
-    assert probe.report()["last"][0.3]["top1"] > 0.5
+    assert probe.last_["lr=1e+38"]["top1"] == 0
+    assert probe.last_["lr=0.3"]["top1"] > 0.5
 
 
 def test_top_hits_rank_ties_and_not_numbers() -> None:
     scores = torch.zeros(4, 1, 7)
     scores[2, 0, 3] = torch.nan
     true = torch.tensor([0, 4, 3, -1])
-    assert top_hits(scores, true).tolist() == [[1, 2]]  # class 0 is first, class 4 fifth; NaN and unknown never
+    assert top_hits(scores, true).tolist() == [
+        [1, 2]
+    ]  # class 0 ranks first and class 4 fifth; NaN and unknown labels never hit
 
 
 def test_every_sample_once_an_epoch_and_no_batch_of_one() -> None:
@@ -259,14 +264,14 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="call fit"):
         LinearProbe().predict(x)
     with pytest.raises(ValueError, match="pass test="):
-        LinearProbe(replace(COSLR, epochs=1)).fit(x, y).report()
+        _ = LinearProbe(replace(COSLR, epochs=1)).fit(x, y).last_
     with pytest.raises(ValueError, match="lr must be one of"):
-        LinearProbe(replace(COSLR, epochs=1)).fit(x, y).predict(x, 7.0)
+        LinearProbe(replace(COSLR, epochs=1)).fit(x, y).predict(x, lr=7.0)
     for lr in ((), (0.1, 0.1), -1.0):
         with pytest.raises(ValueError, match="different positive"):
-            LinearProbe(lr=lr)
+            LinearProbe(lr=lr).fit(x, y)
     with pytest.raises(ValueError, match="holdout must be"):
-        LinearProbe(holdout=0.9)
+        LinearProbe(holdout=0.9).fit(x, y)
     with pytest.raises(ValueError, match="classes must be given"):
         LinearProbe().fit_batches(lambda epoch: [(x, y)])
     with pytest.raises(ValueError, match="is for fit"):
@@ -277,7 +282,7 @@ def test_errors() -> None:
         LinearProbe(classes=2).fit(x, y)
     with pytest.raises(ValueError, match="test has no labels"):
         LinearProbe().fit(x, y, test=Features(x, None))
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one per row"):
         LinearProbe().fit(x, y[:3])
     with pytest.raises(ValueError, match="is none"):
         LinearProbe(holdout=0.1).fit(x[:2], torch.tensor([0, 1]))

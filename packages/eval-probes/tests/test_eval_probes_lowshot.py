@@ -1,4 +1,4 @@
-"""The low-shot protocol: what is drawn, that each SVM is LinearSVC's, and how the two costs are chosen."""
+"""The low-shot protocol: the draws, each SVM against LinearSVC, and the two choices of the cost."""
 
 import numpy as np
 import pytest
@@ -32,15 +32,15 @@ def test_draws() -> None:
             labels = y[rows, problem % 3]
             assert (int((labels == 1).sum()), int((labels == 0).sum())) == (k, 2 * k)
             assert len(labels) == 3 * k  # difficult ones are never drawn
-        assert len({tuple(rows.tolist()) for rows in kept}) == 6  # classes and draws differ
-        assert torch.equal(kept, LowShotSVMProbe(k, n_draws=2)._draw(y, k))  # whatever the other k
+        assert len({tuple(rows.tolist()) for rows in kept}) == 6  # every class and draw has its own rows
+        assert torch.equal(kept, LowShotSVMProbe(k, n_draws=2)._draw(y, k))  # independent of the other k
         assert not torch.equal(kept, LowShotSVMProbe(k, n_draws=2, seed=1)._draw(y, k))
 
 
 def test_scores_equal_one_linear_svc_a_problem() -> None:
     (x, y), (x_test, y_test) = images(200, 1), images(150, 2)
     probe = LowShotSVMProbe(K, n_draws=2, costs=COSTS).fit(x, y)
-    score = probe.score(x_test, y_test)
+    scores, tables = probe.evaluate(x_test, y_test), probe._mean_ap(x_test, y_test, K)
     a, a_test = normalised(x), normalised(x_test)
     for k in K:
         kept = probe._draw(y, k).view(2, 3, 200)
@@ -54,22 +54,26 @@ def test_scores_equal_one_linear_svc_a_problem() -> None:
             outside = torch.from_numpy(theirs.decision_function(a[~rows]))
             validated[draw, i, c] = average_precision(outside, y[~rows, c])
         mean_ap = tested.mean(2)
-        np.testing.assert_allclose(score[k].mean_ap, mean_ap, atol=3e-3)
-        np.testing.assert_allclose(probe._validation[k], validated.mean(2), atol=3e-3)
-        for choice, by in ((score[k].reference, tested), (score[k].validated, validated)):
+        np.testing.assert_allclose(tables[k], mean_ap, atol=3e-3)
+        np.testing.assert_allclose(probe.validation_ap_[k], validated.mean(2), atol=3e-3)
+        reference, honest = scores[f"k={k}, best on test"], scores[f"k={k}"]
+        for choice, by in ((reference, tested), (honest, validated)):
             best = int(by.mean((0, 2)).argmax())
-            assert choice.cost == COSTS[best]
+            assert choice["cost"] == COSTS[best]
             at = mean_ap[:, best]
             expected = (at.mean(), at.min(), at.max(), at.std())
-            assert (choice.mean, choice.min, choice.max, choice.std) == pytest.approx(expected, abs=3e-3)
-        assert score[k].validated.mean <= score[k].reference.mean
+            found = tuple(choice[f"mean_ap{of}"] for of in ("", "_min", "_max", "_sd"))
+            assert found == pytest.approx(expected, abs=3e-3)
+        assert honest["mean_ap"] <= reference["mean_ap"]
+        assert honest["cost"] == probe.costs_[k]
+    assert probe.score(x_test, y_test) == scores["k=1"]["mean_ap"]
 
 
 def test_test_labels_move_only_the_reference_choice() -> None:
     (x, y), (x_test, y_test) = images(200, 1), images(150, 2)
     probe = LowShotSVMProbe(4, n_draws=2, costs=COSTS).fit(x, y)
     shuffled = y_test[torch.randperm(150, generator=torch.Generator().manual_seed(0))]
-    assert probe.score(x_test, shuffled)[4].validated.cost == probe.score(x_test, y_test)[4].validated.cost
+    assert probe.evaluate(x_test, shuffled)["k=4"]["cost"] == probe.evaluate(x_test, y_test)["k=4"]["cost"]
 
 
 def test_class_ids_and_no_global_generator() -> None:
@@ -77,18 +81,18 @@ def test_class_ids_and_no_global_generator() -> None:
     y = torch.tensor([10, 20, 30])[torch.randint(3, (90,), generator=g)]
     x = torch.randn(31, 8, generator=g)[y] + 0.2 * torch.randn(90, 8, generator=g)
     state = torch.random.get_rng_state()
-    first, second = (LowShotSVMProbe((1, 2), n_draws=2).fit(x, y).score(x, y) for _ in range(2))
+    first, second = (LowShotSVMProbe((1, 2), n_draws=2).fit(x, y).evaluate(x, y) for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert first[2].reference == second[2].reference
-    assert first[2].reference.mean > 0.9
+    assert first == second
+    assert first["k=2, best on test"]["mean_ap"] > 0.9
 
 
 def test_errors() -> None:
     x, y = images(60, 1)
     with pytest.raises(ValueError, match="k and n_draws"):
-        LowShotSVMProbe(0)
+        LowShotSVMProbe(0).fit(x, y)
     with pytest.raises(ValueError, match="costs"):
-        LowShotSVMProbe(costs=(-1.0,))
+        LowShotSVMProbe(costs=(-1.0,)).fit(x, y)
     with pytest.raises(ValueError, match="fit"):
         LowShotSVMProbe().score(x, y)
     with pytest.raises(ValueError, match=r"class 0 has .* k = 50 needs 50 and 100: pass smaller k"):

@@ -1,4 +1,4 @@
-"""MultiHeadLinearProbe against branches trained one by one by torch alone, in float64."""
+"""MultiHeadLinearProbe against branches trained one by one with torch in float64."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ SHORT = replace(IMAGENET_MHEAD, epochs=4, milestones=(2, 3), batch=16)
 
 
 def taps(n: int, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    """Pooled maps whose channel means tell the class, far from zero mean and unit variance."""
+    """Make pooled maps whose channel means depend on the class, far from zero mean and unit variance."""
     g = torch.Generator().manual_seed(seed)
     y = torch.randint(0, 3, (n,), generator=g)
     x = {}
@@ -31,15 +31,15 @@ def test_presets_are_the_published_protocols() -> None:
     assert LinearProtocol(90, 0.01, 256, 0.9, 1e-4, True, "sgd", (30, 60, 90), 0.1) == IMAGENET_MHEAD
     assert LinearProtocol(28, 0.01, 256, 0.9, 1e-4, True, "sgd", (7, 14, 21), 0.1) == PLACES205
     assert LinearProtocol(84, 0.01, 256, 0.9, 1e-4, True, "sgd", (24, 48, 72), 0.1) == INAT18
-    assert IMAGENET_MHEAD.lr_factor(89) == pytest.approx(0.01)  # the step at 90 never comes
+    assert IMAGENET_MHEAD.lr_factor(89) == pytest.approx(0.01)  # the milestone at 90 has no effect
 
 
 def test_equal_to_the_naive_loop() -> None:
-    """Batch statistics over rows and places, running ones by momentum 0.1, SGD with Nesterov: each tap on its own."""
+    """Each tap alone: batch statistics over rows and positions, running statistics with momentum 0.1, Nesterov SGD."""
     (x, y), (xt, yt) = taps(50), taps(30, 1)
     probe = MultiHeadLinearProbe(SHORT, seed=2).fit(x, y, test=(xt, yt))
     start = MultiHeadLinearProbe(replace(SHORT, epochs=1, lr=0.0), seed=2).fit(x, y)._fitted()
-    predicted, scores = probe.predict(xt), probe.score(xt, yt)
+    scores = probe.evaluate(xt, yt)
     for tap, channels in CHANNELS.items():
         head = probe._fitted()[tap]
         w = start[tap][3].weight.detach().double().requires_grad_()
@@ -61,10 +61,12 @@ def test_equal_to_the_naive_loop() -> None:
         torch.testing.assert_close(head[3].weight.double(), w, rtol=1e-4, atol=1e-6)
         normed = (xt[tap].double().view(30, channels, -1) - mean[:, None]) / (var[:, None] + 1e-5).sqrt()
         expected = (normed.flatten(1) @ w.T + b).argmax(1)
-        assert torch.equal(predicted[tap], expected)
+        assert torch.equal(probe.predict(xt, tap=tap), expected)
         assert scores[tap] == {"top1": pytest.approx(float((expected == yt).double().mean())), "top5": 1.0}
     assert list(head.state_dict()) == ["1.running_mean", "1.running_var", "1.num_batches_tracked", "3.weight", "3.bias"]
-    assert probe.report()["last"] == scores
+    assert probe.last_ == scores
+    assert probe.score(xt, yt) == scores["avgpool"]["top1"]
+    assert torch.equal(probe.predict(xt), probe.predict(xt, tap="avgpool"))
     assert max(scores[tap]["top1"] for tap in scores) > 0.9
 
 
@@ -91,7 +93,7 @@ def test_fit_batches_is_fit_on_the_same_batches() -> None:
     fitted = MultiHeadLinearProbe(SHORT).fit(x, names)
     for tap in CHANNELS:
         assert torch.equal(streamed._fitted()[tap][3].weight, fitted._fitted()[tap][3].weight)
-        assert set(fitted.predict(x)[tap].tolist()) <= {-3, 7, 40}
+        assert set(fitted.predict(x, tap=tap).tolist()) <= {-3, 7, 40}
 
 
 def test_resume_from_a_saved_state_is_no_interruption(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_resume_from_a_saved_state_is_no_interruption(tmp_path: Path) -> None:
         MultiHeadLinearProbe(SHORT).fit(x, y, test=test, after_epoch=stop)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     resumed = MultiHeadLinearProbe(SHORT).fit(x, y, test=test, resume=state)
-    assert resumed.report() == whole.report()
+    assert (resumed.last_, resumed.best_on_test_) == (whole.last_, whole.best_on_test_)
     for tap, head in whole._fitted().items():
         assert all(torch.equal(a, head.state_dict()[name]) for name, a in resumed._fitted()[tap].state_dict().items())
     with pytest.raises(ValueError, match="other classes"):
@@ -131,7 +133,7 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="call fit"):
         probe.predict(x)
     with pytest.raises(ValueError, match="sgd"):
-        MultiHeadLinearProbe(LARS)
+        MultiHeadLinearProbe(LARS).fit(x, y)
     with pytest.raises(ValueError, match="no taps"):
         probe.fit({}, y)
     with pytest.raises(ValueError, match="unknown tap 'layer4'"):
@@ -139,9 +141,11 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="feature5 has 15 dimensions, not a multiple of 4"):
         probe.fit({"feature5": x["feature5"][:, :15]}, y)
     with pytest.raises(ValueError, match="pass test="):
-        probe.fit(x, y).report()
+        _ = probe.fit(x, y).last_
     with pytest.raises(ValueError, match="must have the taps"):
-        probe.predict({"avgpool": x["avgpool"]})
+        probe.evaluate({"avgpool": x["avgpool"]}, y)
+    with pytest.raises(ValueError, match="tap must be one of"):
+        probe.predict(x, tap="feature2")
     with pytest.raises(ValueError, match="classes must be given"):
         MultiHeadLinearProbe().fit_batches(lambda epoch: [(x, y)])
     with pytest.raises(ValueError, match="nothing to train on"):

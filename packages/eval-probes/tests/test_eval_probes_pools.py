@@ -1,4 +1,4 @@
-"""Pools of Feature1 to Feature5: published sizes, values, and what happens off 224 pixels."""
+"""Pooling of Feature1 to Feature5: published sizes, values, and images of other sizes than 224 pixels."""
 
 import warnings
 

@@ -1,6 +1,5 @@
-"""The SVM probe: its solver and folds against scikit-learn, the protocol's constants, and what it refuses."""
+"""The SVM probe: solver and folds against scikit-learn, the protocol's constants, and errors."""
 
-import math
 import warnings
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.svm import LinearSVC
 
 
 def images(n: int, dim: int, n_classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rectified features with a strong common mean, several labels an image, some difficult."""
+    """Make rectified features with a strong common mean, and several labels per image, some difficult."""
     world = torch.Generator().manual_seed(0)
     signal = torch.randn(n_classes, dim, generator=world)
     g = torch.Generator().manual_seed(seed)
@@ -27,7 +26,7 @@ def images(n: int, dim: int, n_classes: int, seed: int) -> tuple[torch.Tensor, t
 
 def oracle(x: np.ndarray, target: np.ndarray, cost: float, **more: float) -> LinearSVC:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # an oracle that has not converged is none
+        warnings.simplefilter("error")  # an oracle must converge
         settings = {"class_weight": {1: 2, -1: 1}, "dual": True, "random_state": 0, "tol": 1e-6, "max_iter": 10**6}
         return LinearSVC(C=cost, **(settings | more)).fit(x, target)
 
@@ -38,7 +37,7 @@ def normalised(x: torch.Tensor) -> np.ndarray:
 
 
 def objective(x: np.ndarray, target: np.ndarray, cost: float, coef: np.ndarray, intercept: float) -> float:
-    """Row by row in float64: the formula."""
+    """Evaluate the objective row by row in float64."""
     total = 0.5 * (coef @ coef + intercept**2)
     for row, sign in zip(x, target, strict=True):
         total += cost * (2 if sign == 1 else 1) * max(0.0, 1 - sign * (row @ coef + intercept)) ** 2
@@ -56,7 +55,7 @@ def test_constants() -> None:
 @pytest.mark.parametrize(("n", "dim"), [(150, 40), (60, 200)])
 @pytest.mark.parametrize("cost", [0.5**19, 0.5**8, 1.0, 100.0])
 def test_solution_equals_linear_svc(n: int, dim: int, cost: float) -> None:
-    """More rows than dimensions and fewer; one batch of all classes."""
+    """With more rows than dimensions, and with fewer; all classes in one batch."""
     x, y = images(n, dim, 3, 0)
     signs = (y.T == 1).float() * 2 - 1
     rows = rotate(svm.with_constant(x))
@@ -71,7 +70,7 @@ def test_solution_equals_linear_svc(n: int, dim: int, cost: float) -> None:
         w = (rows.basis @ found.u[c].double()).numpy()
         ours = objective(a, target, cost, w[:-1], w[-1])
         assert ours == pytest.approx(best, rel=1e-5)
-        assert ours - float(found.gap[c]) <= best * (1 + 1e-6)  # the proof is one
+        assert ours - float(found.gap[c]) <= best * (1 + 1e-6)  # the proven bound holds
         assert float(found.objective[c]) == pytest.approx(ours, rel=1e-5)
         decisions = a @ w[:-1] + w[-1]
         np.testing.assert_allclose(decisions, theirs.decision_function(a), atol=2e-3, rtol=2e-3)
@@ -118,7 +117,7 @@ def test_whole_protocol_equals_scikit_learn() -> None:
     (x, y), (x_test, y_test) = images(240, 50, 3, 1), images(200, 50, 3, 2)
     costs = (1.0, 10.0, 0.5**4, 0.5**10)
     probe = SVMProbe(costs).fit(x, y)
-    score = probe.score(x_test, y_test)
+    scores, ap = probe.evaluate(x_test, y_test)["cv"], probe.average_precision(x_test, y_test)
     a, a_test = normalised(x), normalised(x_test)
     settings = {"class_weight": {1: 2, -1: 1}, "dual": True, "tol": 1e-6, "max_iter": 10**6}
     for c in range(3):
@@ -133,10 +132,10 @@ def test_whole_protocol_equals_scikit_learn() -> None:
         np.testing.assert_allclose(probe.decision_function(x_test)[:, c], decisions, atol=2e-3)
         counted = y_test[:, c] >= 0  # difficult: not tested on
         expected = average_precision(torch.from_numpy(decisions)[counted], y_test[counted, c])
-        assert float(score.ap[c]) == pytest.approx(expected, abs=2e-3)
-    assert score.mean_ap == pytest.approx(float(score.ap.mean()))
-    assert score.interval[0] < score.mean_ap < score.interval[1]
-    assert score.accuracy is None
+        assert float(ap[c]) == pytest.approx(expected, abs=2e-3)
+    assert probe.score(x_test, y_test) == scores["mean_ap"] == pytest.approx(float(ap.mean()))
+    assert scores["mean_ap_low"] < scores["mean_ap"] < scores["mean_ap_high"]
+    assert "top1" not in scores
     assert torch.equal(probe.predict(x_test), (probe.decision_function(x_test) > 0).long())
 
 
@@ -148,22 +147,20 @@ def test_first_of_equal_costs_wins() -> None:
 
 
 def test_class_ids() -> None:
-    """Labels that neither start at 0 nor are dense; an id unknown to the train set is never right."""
+    """Class ids need not start at 0 or be dense; an id unknown to the train set is never right."""
     g = torch.Generator().manual_seed(0)
     ids = torch.tensor([-7, 3, 40])
     y = ids[torch.randint(3, (120,), generator=g)]
     x = (y[:, None] == ids).float() @ torch.randn(3, 10, generator=g) + 0.3 * torch.randn(120, 10, generator=g)
     probe = SVMProbe((1.0, 0.1)).fit(x[:80], y[:80])
     assert torch.equal(probe.classes_, ids)
-    score = probe.score(x[80:], y[80:])
-    assert score.accuracy == float((probe.predict(x[80:]) == y[80:]).double().mean()) > 0.9
-    assert score.accuracy_interval is not None
-    assert score.accuracy_interval[0] <= score.accuracy <= score.accuracy_interval[1]
-    unknown = probe.score(x[80:], torch.where(y[80:] == 40, 41, y[80:]))
-    assert unknown.n_absent == 1
-    assert math.isnan(unknown.ap[2])
-    assert unknown.accuracy is not None
-    assert unknown.accuracy < score.accuracy
+    scores = probe.evaluate(x[80:], y[80:])["cv"]
+    assert scores["top1"] == float((probe.predict(x[80:]) == y[80:]).double().mean()) > 0.9
+    assert probe.score(x[80:], y[80:]) == scores["top1"]
+    assert scores["top1_low"] <= scores["top1"] <= scores["top1_high"]
+    unknown = x[80:], torch.where(y[80:] == 40, 41, y[80:])
+    assert probe.average_precision(*unknown).isnan().tolist() == [False, False, True]
+    assert probe.score(*unknown) < scores["top1"]
 
 
 def test_nothing_is_random_and_no_global_generator_is_read() -> None:
@@ -171,7 +168,7 @@ def test_nothing_is_random_and_no_global_generator_is_read() -> None:
     state = torch.random.get_rng_state()
     first, second = (SVMProbe((1.0, 0.1)).fit(x, y) for _ in range(2))
     assert torch.equal(first.coef_, second.coef_)
-    assert first.score(x, y).interval == second.score(x, y).interval
+    assert first.evaluate(x, y) == second.evaluate(x, y)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -189,9 +186,9 @@ def test_zero_rows_duplicates_and_tiny_sets() -> None:
     y = torch.tensor([[0], [0], [1], [1], [1], [0]])
     probe = SVMProbe().fit(x, y)
     assert probe.predict(x).tolist() == y.tolist()
-    assert probe.score(x, y).mean_ap == 1
+    assert probe.score(x, y) == 1
     smallest = SVMProbe().fit(x[3:], y[3:] * torch.tensor([[1], [0], [0]]))
-    assert smallest.cv_ap_.isnan().all()  # one positive: no fold can both train and test on it
+    assert smallest.cv_ap_.isnan().all()  # with one positive, no fold can train and test on it
     assert smallest.costs_.tolist() == [1.0]
 
 
@@ -217,11 +214,11 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="fit"):
         SVMProbe().decision_function(x)
     with pytest.raises(ValueError, match="costs"):
-        SVMProbe(())
+        SVMProbe(()).fit(x, y)
     with pytest.raises(ValueError, match="costs"):
-        SVMProbe((1.0, 0.0))
+        SVMProbe((1.0, 0.0)).fit(x, y)
     with pytest.raises(ValueError, match="n_folds"):
-        SVMProbe(n_folds=1)
+        SVMProbe(n_folds=1).fit(x, y)
     with pytest.raises(ValueError, match=r"\(N,\) class ids"):
         SVMProbe().fit(x, y[:29, 0])
     with pytest.raises(ValueError, match="1 / 0 / -1"):

@@ -1,4 +1,4 @@
-"""alignment and uniformity against the formulas, pair by pair."""
+"""alignment and uniformity against their formulas, evaluated pair by pair."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_equal_to_the_formulas(n: int, d: int, t: float, alpha: float, seed: int
     a, b = ([row / row.norm() for row in z.double()] for z in (z1, z2))
     pairs = [math.exp(-t * float((a[i] - a[j]).square().sum())) for i in range(n) for j in range(i + 1, n)]
     distances = [float((p - q).norm()) ** alpha for p, q in zip(a, b, strict=True)]
-    # float32 cosines: squared distances to about 1e-6
+    # float32 cosines give squared distances to about 1e-6
     assert uniformity(z1, t) == pytest.approx(math.log(sum(pairs) / len(pairs)), abs=1e-5)
     assert alignment(z1, z2, alpha) == pytest.approx(sum(distances) / n, abs=1e-5)
 

@@ -92,6 +92,11 @@ def test_every_function_of_sobel_resnet_has_a_case() -> None:
 # ---- eval_probes ----
 
 
+def shared(probe: str) -> list[str]:
+    """Methods that the cases of all probes call, or that touch no tensor."""
+    return [f"{probe}.{method}" for method in ("score", "evaluate", "get_params")]
+
+
 @probes.of("extract_features", "pool_taps", "features_key")
 @pytest.mark.filterwarnings("ignore:feature")
 def extraction(put: Put) -> Any:
@@ -127,16 +132,16 @@ def subsets(put: Put) -> Any:
     return on_cpu(ep.subset_indices(put(Y), 0.2, 0).cpu())
 
 
-@probes.of("KNNProbe.fit", "KNNProbe.predict", "KNNProbe.score", "KNNProbe.hits", "KNNProbe.leave_one_out_score")
+@probes.of("KNNProbe.fit", "KNNProbe.predict", "KNNProbe.hits", "KNNProbe.evaluate_leave_one_out", *shared("KNNProbe"))
 def knn(put: Put) -> Any:
     probe = ep.KNNProbe(k=(3, 5)).fit(put(X), put(Y))
-    scores = probe.score(put(X), put(Y)), probe.score(put(X), Y), probe.leave_one_out_score()
+    scores = probe.score(put(X), put(Y)), probe.evaluate(put(X), Y), probe.evaluate_leave_one_out()
     hits = {k: hit.cpu() for k, hit in probe.hits(put(X), put(Y)).items()}
     return probe.predict(put(X)), scores, on_cpu(hits)
 
 
 @probes.of(
-    *("LinearProbe.fit", "LinearProbe.predict", "LinearProbe.score", "LinearProbe.head", "LinearProbe.report"),
+    *("LinearProbe.fit", "LinearProbe.predict", *shared("LinearProbe")),
     *("LinearProbe.fit_batches", "LinearProtocol.lr_factor"),
 )
 def linear(put: Put) -> Any:
@@ -146,50 +151,63 @@ def linear(put: Put) -> Any:
     of_host_rows = ep.LinearProbe(PROTOCOL, device=device).fit(X, Y)
     lars = ep.LinearProbe(replace(PROTOCOL, optimizer="lars"), classes=C)
     lars.fit_batches(lambda epoch: [(x[:30], y[:30]), (x[30:], Y[30:])])
-    found = probe.predict(x), probe.head(), probe.score(x, y), probe.report(), lars.head(), of_host_rows.head()
+    found = probe.predict(x), probe.score(x, y), probe.evaluate(x, y), probe.last_, probe.best_on_test_, probe.chosen_
+    found += tuple((each.coef_, each.intercept_) for each in (probe, lars, of_host_rows))
     return *found, on_cpu(of_host_rows.predict(X)), of_host_rows.score(X, Y)
 
 
 @probes.of(
-    *("MultiHeadLinearProbe.fit", "MultiHeadLinearProbe.predict", "MultiHeadLinearProbe.score"),
-    *("MultiHeadLinearProbe.report", "MultiHeadLinearProbe.fit_batches"),
+    *("MultiHeadLinearProbe.fit", "MultiHeadLinearProbe.predict", *shared("MultiHeadLinearProbe")),
+    "MultiHeadLinearProbe.fit_batches",
 )
 def multihead(put: Put) -> Any:
     taps, y = {"feature5": put(X), "avgpool": put(X[:, :8].contiguous())}, put(Y)
     protocol = replace(ep.IMAGENET_MHEAD, epochs=2, batch=16)
     probe = ep.MultiHeadLinearProbe(protocol).fit(taps, y, test=(taps, y))
     batches = ep.MultiHeadLinearProbe(protocol, classes=C).fit_batches(lambda epoch: [(taps, y)])
-    return probe.predict(taps), probe.score(taps, y), probe.report(), batches.predict(taps)
+    scores = probe.score(taps, y), probe.evaluate(taps, y), probe.last_, probe.best_on_test_
+    return probe.predict(taps), probe.predict(taps, tap="feature5"), scores, batches.predict(taps)
 
 
-@probes.of("SVMProbe.fit", "SVMProbe.predict", "SVMProbe.score", "SVMProbe.decision_function")
+@probes.of(
+    *("SVMProbe.fit", "SVMProbe.predict", "SVMProbe.decision_function", "SVMProbe.average_precision"),
+    *shared("SVMProbe"),
+)
 def svm(put: Put) -> Any:
     found: list[Any] = []
     for y in (Y, LABELS):
         probe = ep.SVMProbe(costs=(0.5, 2.0)).fit(put(X), put(y))
-        score = probe.score(put(X), put(y))
-        found += [probe.decision_function(put(X)).float(), probe.predict(put(X)), score.mean_ap]
+        scores = probe.score(put(X), put(y)), probe.evaluate(put(X), put(y)), probe.average_precision(put(X), put(y))
+        found += [probe.decision_function(put(X)).float(), probe.predict(put(X)), scores]
     return found
 
 
-@probes.of("LowShotSVMProbe.fit", "LowShotSVMProbe.score")
+@probes.of(
+    *("LowShotSVMProbe.fit", "LowShotSVMProbe.predict", "LowShotSVMProbe.decision_function"),
+    *shared("LowShotSVMProbe"),
+)
 def lowshot(put: Put) -> Any:
-    return ep.LowShotSVMProbe(k=(1, 2), n_draws=2, costs=(0.5, 2.0)).fit(put(X), put(Y)).score(put(X), put(Y))
+    probe = ep.LowShotSVMProbe(k=(1, 2), n_draws=2, costs=(0.5, 2.0)).fit(put(X), put(Y))
+    scores = probe.score(put(X), put(Y)), probe.evaluate(put(X), put(Y))
+    return probe.decision_function(put(X), k=2, draw=1), probe.predict(put(X)), *scores
 
 
-@probes.of("ClusterProbe.fit", "ClusterProbe.predict", "ClusterProbe.score")
+@probes.of("ClusterProbe.fit", "ClusterProbe.predict", "ClusterProbe.fit_predict", *shared("ClusterProbe"))
 def clusters(put: Put) -> Any:
     probe = ep.ClusterProbe(C, n_init=2).fit(put(X))
-    return probe.centroids_, probe.assignments_, probe.inertia_, probe.predict(put(X)), probe.score(put(X), put(Y))
+    scores = probe.score(put(X), put(Y)), probe.evaluate(put(X), put(Y))
+    found = probe.centroids_, probe.assignments_, probe.inertia_, probe.predict(put(X)), probe.fit_predict(put(X))
+    return *found, *scores
 
 
-@probes.of("FineTune.run")
+@probes.of("FineTune.fit", "FineTune.get_params")
 def finetune(put: Put) -> Any:
     def batches(*_: int) -> list[tuple[Tensor, Tensor]]:
         return [(PICTURES, torch.arange(6) % C)]
 
     protocol = replace(ep.SEMI_1PERCENT, epochs=2, lr=(0.01,), head_multiplier=(1.0,))
-    return ep.FineTune(lambda: put(small()), 32, C, protocol).run(batches, batches, batches)
+    tuned = ep.FineTune(lambda: put(small()), dim=32, classes=C, protocol=protocol).fit(batches, batches, batches)
+    return tuned.cells_, tuned.results_, tuned.best_on_val_, tuned.chosen_
 
 
 @pytest.mark.parametrize("name", probes.calls)

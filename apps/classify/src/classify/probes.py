@@ -39,9 +39,9 @@ Rows = Callable[[int], Iterable[tuple[Any, Tensor]]]
 
 def knn(train: TapFeatures, test: TapFeatures, extractor: Extractor, k: Sequence[int], temperature: float) -> Result:
     """Cosine neighbours of average-pooled features; every k from one pass, ranks share the queries. Collective."""
-    probe = KNNProbe(tuple(k), temperature).fit(train.x["avgpool"], labels(train))
+    probe = KNNProbe(tuple(k), temperature=temperature).fit(train.x["avgpool"], labels(train))
     mine = probe.hits(extractor.share(test.x["avgpool"]), extractor.share(labels(test)))
-    hits = {n: extractor.gather(right.byte()).bool() for n, right in mine.items()}
+    hits = {n: extractor.gather(mine[f"k={n}"].byte()).bool() for n in k}
     result: Result = {
         "temperature": temperature,
         "k": {
@@ -99,13 +99,13 @@ def svm(train: TapFeatures, test: TapFeatures, taps: Sequence[str], costs: str, 
     result: Result = {"preset": "svm_voc07", "costs": costs, "taps": {}}
     for tap in taps:
         probe = SVMProbe(VOC07_COSTS if costs == "voc07" else VISSL_COSTS).fit(train.x[tap], labels(train))
-        score = probe.score(test.x[tap], labels(test), seed=seed)
+        score = probe.evaluate(test.x[tap], labels(test), seed=seed)["cv"]
         result["taps"][tap] = {
-            "mean_ap": 100 * score.mean_ap,
-            "interval": [100 * edge for edge in score.interval],
-            "ap": [100 * float(ap) for ap in score.ap],
-            "costs": [float(cost) for cost in score.costs],
-            **({} if score.accuracy is None else {"top1": 100 * score.accuracy}),
+            "mean_ap": 100 * score["mean_ap"],
+            "interval": [100 * score["mean_ap_low"], 100 * score["mean_ap_high"]],
+            "ap": [100 * float(ap) for ap in probe.average_precision(test.x[tap], labels(test))],
+            "costs": [float(cost) for cost in probe.costs_],
+            **({"top1": 100 * score["top1"]} if "top1" in score else {}),
         }
     best = max(result["taps"], key=lambda tap: result["taps"][tap]["mean_ap"])
     return result | {"best_tap": best, "mean_ap": result["taps"][best]["mean_ap"]}
@@ -115,13 +115,18 @@ def lowshot(train: TapFeatures, test: TapFeatures, tap: str, k: Sequence[int], d
     possible, left_out = _possible_k(labels(train), k)
     if not possible:
         raise BadInput(f"lowshot: no class has enough images for k = {min(k)}; take smaller --k or more images")
-    scores = LowShotSVMProbe(possible, draws, seed).fit(train.x[tap], labels(train)).score(test.x[tap], labels(test))
+    probe = LowShotSVMProbe(possible, n_draws=draws, seed=seed).fit(train.x[tap], labels(train))
+    scores = probe.evaluate(test.x[tap], labels(test))
+    names = {"mean": "mean_ap", "min": "mean_ap_min", "max": "mean_ap_max", "std": "mean_ap_sd"}
     rows = {
         str(n): {
-            choice: {name: (v if name == "cost" else 100 * v) for name, v in vars(getattr(score, choice)).items()}
-            for choice in ("reference", "validated")
+            choice: {"cost": score["cost"]} | {name: 100 * score[metric] for name, metric in names.items()}
+            for choice, score in (
+                ("reference", scores[f"k={n}, best on test"]),
+                ("validated", scores[f"k={n}"]),
+            )
         }
-        for n, score in scores.items()
+        for n in possible
     }
     return {"tap": tap, "draws": draws, "k": rows, "left_out": left_out}
 
@@ -130,8 +135,8 @@ def cluster(test: TapFeatures, k: int | None, seed: int) -> Result:
     """k-means of the test images, scored against their labels."""
     y = labels(test)
     n = k or len(y.unique())
-    probe = ClusterProbe(n, seed).fit(test.x["avgpool"])
-    return {"k": n, **_percent(probe.score(test.x["avgpool"], y))}
+    probe = ClusterProbe(n, seed=seed).fit(test.x["avgpool"])
+    return {"k": n, **_percent(probe.evaluate(test.x["avgpool"], y)[f"k={n}"])}
 
 
 def semi(
@@ -176,16 +181,18 @@ def semi(
 
     probe = FineTune(
         network,
-        extractor.backbone.num_features,
-        y.unique(),
-        protocol,
+        dim=extractor.backbone.num_features,
+        classes=y.unique(),
+        protocol=protocol,
         seeds=seeds,
         precision=extractor.precision,
     )
     holdout = None if held is None else of(sets.train, rows[held])
-    report = probe.run(fresh, of(sets.test, torch.arange(len(sets.test))), holdout)
-    cells = [_percent(cell, ("top1", "top5", "holdout_top1")) for cell in report["cells"]]
-    best = {name: _percent(report[name], ("top1", "top5", "top1_sd")) for name in report if name != "cells"}
+    probe.fit(fresh, of(sets.test, torch.arange(len(sets.test))), holdout)
+    cells = [_percent(vars(cell), ("top1", "top5", "holdout_top1")) for cell in probe.cells_]
+    best = {"best_on_val": _percent(probe.best_on_val_, ("top1", "top5", "top1_sd"))}
+    if probe.chosen_ is not None:
+        best["chosen"] = _percent(probe.chosen_, ("top1", "top5", "top1_sd"))
     return {"fraction": fraction, "n_images": len(rows), "epochs": protocol.epochs, **best, "cells": cells}
 
 
@@ -232,28 +239,26 @@ def _protocol(preset: str, epochs: int | None) -> Any:
 
 
 def _linear_report(probe: LinearProbe, test: TapFeatures) -> Result:
-    report = probe.report()
     result: Result = {"epochs": probe.protocol.epochs, "last": {}, "best_on_test": {}}
-    for name in ("last", "best_on_test"):
-        result[name] = {f"{lr:g}": _percent(row, ("top1", "top5")) for lr, row in report[name].items()}
-    if "chosen" in report:
-        result["chosen"] = _percent(report["chosen"], ("holdout_top1", "top1", "top5"))
+    for name, rows in (("last", probe.last_), ("best_on_test", probe.best_on_test_)):
+        by_lr = zip(probe.lr_, rows.values(), strict=True)
+        result[name] = {f"{lr:g}": _percent(row, ("top1", "top5")) for lr, row in by_lr}
+    if probe.chosen_ is not None:
+        result["chosen"] = _percent(probe.chosen_, ("holdout_top1", "top1", "top5"))
     # beside the figure of the classifier that predicts: the chosen one, or the first rate's at the last epoch
-    figure = result["chosen"] if "chosen" in result else result["last"][f"{probe.lr[0]:g}"]
+    figure = result["chosen"] if "chosen" in result else result["last"][f"{probe.lr_[0]:g}"]
     figure["interval"] = _interval(probe.predict(test.x["avgpool"]) == labels(test))
     return result
 
 
 def _mhead_report(probe: MultiHeadLinearProbe, test: TapFeatures) -> Result:
-    report = probe.report()
-    predicted = probe.predict(_stages(test))
     return {
         "epochs": probe.protocol.epochs,
         "taps": {
-            tap: {**_percent(row), "interval": _interval(predicted[tap] == labels(test))}
-            for tap, row in report["last"].items()
+            tap: {**_percent(row), "interval": _interval(probe.predict(test.x, tap=tap) == labels(test))}
+            for tap, row in probe.last_.items()
         },
-        "best_on_test": {tap: _percent(row, ("top1", "top5")) for tap, row in report["best_on_test"].items()},
+        "best_on_test": {tap: _percent(row, ("top1", "top5")) for tap, row in probe.best_on_test_.items()},
     }
 
 

@@ -41,8 +41,8 @@ class KnnScore:
     def top1(self, run: Run, network: nn.Module) -> float:
         """Top-1 accuracy in percent. Collective."""
         bank = run.extract(network, indices=self.bank, what="kNN bank")
-        probe = KNNProbe(k=(K,)).fit(bank, self.bank_labels.to(bank.device))
+        probe = KNNProbe(K).fit(bank, self.bank_labels.to(bank.device))
         if self.queries is None or self.query_labels is None:
-            return 100 * probe.leave_one_out_score()[K]["top1"]
+            return 100 * probe.evaluate_leave_one_out()[f"k={K}"]["top1"]
         queries = run.extract(network, loader=self.queries, what="kNN queries")
-        return 100 * probe.score(queries, self.query_labels.to(queries.device))[K]["top1"]
+        return 100 * probe.score(queries, self.query_labels.to(queries.device))

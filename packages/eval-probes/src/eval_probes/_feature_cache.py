@@ -1,4 +1,4 @@
-"""Features in a folder: one .npy file a column, grown batch by batch, and a JSON file that says how far it got."""
+"""Cache of features in a folder: one .npy file per column, and a JSON file that records the complete rows."""
 
 import hashlib
 import json
@@ -11,17 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_RECORD_BYTES = 64 * 2**20  # at most this much is lost to a killed process
-_HEADER_BYTES = 192  # of fixed length, so that the number of rows can be filled in when it is known
+from ._arrays import as_tensor
+
+_RECORD_BYTES = 64 * 2**20  # a killed process loses at most this much
+_HEADER_BYTES = 192  # fixed, so that the number of rows can be written when it is known
 
 
 def features_key(state_dict: Mapping[str, Any], *strings: str) -> str:
-    """Name for a cache of features: SHA-256 (hex) of all tensors of a state_dict and of strings.
+    """Name a cache of features by what they depend on.
 
-    strings: what else the features depend on, such as data set, split, transform. Depends on names, dtypes, shapes and
-    bytes of the tensors, not on their order or device; entries that are no tensors count by their repr."""
+    Args:
+        state_dict: Of the network. The key depends on names, dtypes, shapes and bytes of the tensors or arrays, not on
+            their order or device. Other entries count by their repr.
+        strings: Whatever else the features depend on, such as data set, split and transform.
+
+    Returns:
+        SHA-256 in hexadecimal.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(state_dict.items()):
+        if isinstance(value, np.ndarray):
+            value = as_tensor(value)
         if isinstance(value, Tensor):
             digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -32,10 +42,11 @@ def features_key(state_dict: Mapping[str, Any], *strings: str) -> str:
 
 
 class FeatureCache:
-    """Columns of rows in a folder, appended to until `finish`, opened afterwards as memory maps.
+    """Columns of equally many rows in a folder, appended batch by batch, then opened as memory maps.
 
-    What was recorded survives a kill; rows beyond it are cut off on opening. Nothing in the folder is ever executed.
-    One process writes. Raises ValueError if the folder was made for another spec."""
+    Recorded rows survive a killed process; rows after them are cut off on opening. Only one process may write. Files
+    are read without pickle. Raises ValueError if the folder was made for another spec.
+    """
 
     def __init__(self, folder: Path, spec: dict[str, Any]) -> None:
         self.folder, self.spec = folder, spec
@@ -53,11 +64,11 @@ class FeatureCache:
 
     @property
     def names(self) -> set[str]:
-        """Names of the columns, empty before the first row."""
+        """Names of the columns; empty before the first row."""
         return set(self._columns)
 
     def append(self, columns: Mapping[str, Tensor]) -> None:
-        """Write rows {name: (B, ...)}; the first call fixes names, dtypes and shapes."""
+        """Write rows {name: (B, ...)}. The first call determines names, dtypes and shapes."""
         arrays = {name: x.cpu().contiguous().numpy() for name, x in columns.items()}
         layout = {name: (a.dtype.str, list(a.shape[1:])) for name, a in arrays.items()}
         if not self._columns:
@@ -74,7 +85,7 @@ class FeatureCache:
             self.record()
 
     def record(self, complete: bool = False) -> None:
-        """Make the rows so far permanent."""
+        """Flush the rows written so far to disk, and record their number."""
         for name, file in self._files.items():
             end = file.tell()
             file.seek(0)
@@ -89,7 +100,7 @@ class FeatureCache:
         self._unrecorded, self.complete = 0, complete
 
     def close(self) -> None:
-        """Record what is unrecorded, and close the files."""
+        """Record the remaining rows, and close the files."""
         if self._unrecorded:
             self.record(self.complete)
         for file in self._files.values():
@@ -97,13 +108,14 @@ class FeatureCache:
         self._files = {}
 
     def load(self) -> dict[str, Tensor]:
-        """The columns as memory maps (N, ...): pages are read when used, and writing to the tensors changes no file."""
+        """Open the columns as memory maps (N, ...), copy-on-write: writing to the tensors does not change the files."""
         return {
             name: torch.from_numpy(np.load(self._path(name), mmap_mode="c", allow_pickle=False))
             for name in self._columns
         }
 
     def _open(self) -> None:
+        """Open the files for appending after the recorded rows."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, (dtype, shape) in self._columns.items():
             file = self._files[name] = self._path(name).open("r+b" if self.n_rows else "w+b")
@@ -118,7 +130,7 @@ class FeatureCache:
 
 
 def _header(column: tuple[str, list[int]], n_rows: int) -> bytes:
-    """The head of a version 1.0 .npy file, padded to a fixed length."""
+    """Return the header of a version 1.0 .npy file, padded to a fixed length."""
     dtype, shape = column
     text = repr({"descr": dtype, "fortran_order": False, "shape": (n_rows, *shape)})
     body = text.encode().ljust(_HEADER_BYTES - 11) + b"\n"

@@ -1,4 +1,4 @@
-"""A frozen network over labelled batches: the one pass every probe starts from."""
+"""Features of a frozen network, extracted in one pass over batches of images."""
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -9,21 +9,32 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor, nn
 
+from ._arrays import Array, as_tensor
 from ._feature_cache import FeatureCache
 from ._pools import Pool, pool_taps
 
-Batches = Iterable[tuple[Tensor, Tensor | None]]
+Batches = Iterable[tuple[Array, Array | None]]
 
 
 class Features(NamedTuple):
-    """Features of N images: x (N, D), and labels (N,) or (N, C) int64, or None."""
+    """Features of N images.
+
+    Attributes:
+        x: (N, D) float32 or float16.
+        labels: (N,) or (N, C) int64, or None.
+    """
 
     x: Tensor
     labels: Tensor | None
 
 
 class TapFeatures(NamedTuple):
-    """Features of N images at several depths: x {tap: (N, D of the tap)}, and labels as in `Features`."""
+    """Features of N images at several depths of the network.
+
+    Attributes:
+        x: {tap: (N, D of the tap)} float32 or float16.
+        labels: (N,) or (N, C) int64, or None.
+    """
 
     x: dict[str, Tensor]
     labels: Tensor | None
@@ -69,20 +80,42 @@ def extract_features(
     cache: str | Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Features | TapFeatures:
-    """Run model over batches of (images, labels), in order, in eval mode.
+    """Run a network over batches of images in eval mode, and collect its features and the labels.
 
-    images: (B, 3, S, S) float; labels: (B,) or, for several an image, (B, C) integers, or None. model maps images to
-    (B, D); with taps, model.stages(images) gives the maps that `pool_taps` pools. It must already live on `device`
-    (default: where its first tensor is), to which images are moved. precision: "32", or "bf16" autocast, whatever
-    autocast surrounds the call. The rows are of `dtype` (float32, or float16 for half the space) on storage_device.
+    The training flag of every module is restored afterwards, also after an error.
 
-    cache: a folder (name it by `features_key`) that keeps the rows, at most 64 MiB behind; the result is then a memory
-    map. An interrupted call made again goes on where it stopped; a complete one opens at once, and neither model nor
-    batches is touched. To skip decoding what is done, batches may be a function of the first row wanted.
+    With `cache`, the rows are also written to a folder, and the result is a memory map of it. An interrupted call
+    continues from the rows on disk (at most 64 MiB are lost); a completed one opens at once, without using the model or
+    the batches.
 
-    progress is called after each batch with the number of images done. Every module's training flag is restored, also
-    after an error. Raises ValueError if there is no batch, the model's output is not (B, D), labels do not fit the
-    images, only some batches have labels, float16 overflows, or the cache holds other features."""
+    Args:
+        model: Maps images to features (B, D). With `taps`, model.stages(images) returns the maps that `pool_taps`
+            pools. It must be on `device` already.
+        batches: Yields images (B, 3, S, S) float and their labels: (B,) integers, (B, C) integers for several labels
+            per image, or None. Or a function of a row index that yields the batches from this row on, so that a
+            continued call need not decode the images before it.
+        taps: Depths to extract, see `pool_taps`; None for the output of the model.
+        pool: "specified" or "adaptive", see `pool_taps`.
+        device: Device to move the images to; default: that of the model's first tensor.
+        precision: "32", or "bf16" for autocast. An autocast around the call has no effect.
+        dtype: torch.float32, or torch.float16 for half the space.
+        storage_device: Device of the result.
+        cache: Folder of the cache; name it by `features_key`.
+        progress: Called after each batch with the number of images done.
+
+    Returns:
+        `Features`, or `TapFeatures` with `taps`; rows in the order of the batches.
+
+    Raises:
+        ValueError: If an argument or shape is invalid, there is no batch, only some batches have labels, float16
+            overflows, or the cache holds other features.
+
+    Example:
+        ```python
+        key = features_key(model.state_dict(), "train, resize 256")
+        train = extract_features(model, batches, taps=("feature4", "avgpool"), cache=folder / key)
+        ```
+    """
     if precision not in ("32", "bf16"):
         raise ValueError(f"precision must be '32' or 'bf16', got {precision!r}")
     if dtype not in (torch.float32, torch.float16):
@@ -94,14 +127,14 @@ def extract_features(
     if cache is None:
         sink = _Memory(torch.device(storage_device))
     elif torch.device(storage_device).type != "cpu":
-        raise ValueError(f"a cache is read on the cpu, got storage_device {storage_device!r}: leave one of them out")
+        raise ValueError(f"a cache is read on the CPU, got storage_device {storage_device!r}: leave one of the two out")
     else:
         spec = {"taps": taps and list(taps), "pool": pool, "precision": precision, "dtype": str(dtype)}
         sink = FeatureCache(Path(cache), spec)
     if not sink.complete:
         rest = _from_row(batches, sink.n_rows)
         try:
-            # closed at once after an error too: that is when the training flags come back
+            # closing the generator restores the training flags, also after an error
             with closing(_columns(model, rest, taps, pool, device, precision)) as stream:
                 for columns in stream:
                     if sink.names and ("labels" in columns) != ("labels" in sink.names):
@@ -122,15 +155,18 @@ def extract_features(
 def _columns(
     model: nn.Module, batches: Batches, taps: Sequence[str] | None, pool: Pool, device: torch.device, precision: str
 ) -> Generator[dict[str, Tensor], None, None]:
-    """Features and labels of each batch."""
+    """Yield the features and labels of each batch."""
     stages: Any = getattr(model, "stages", None)
     if taps is not None and stages is None:
-        raise ValueError("taps need a model with stages(images) -> {'feature1': map, ...}: leave taps out, or add it")
+        raise ValueError(
+            "taps need a model with stages(images) -> {'feature1': map, ...}: leave taps out, or add that method"
+        )
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        for images, labels in batches:
-            # entered a batch at a time: these modes must not leak into the consumer of a generator
+        for pixels, targets in batches:
+            images, labels = as_tensor(pixels), None if targets is None else as_tensor(targets)
+            # One block per batch: a generator that yields inside it would leak these modes to its consumer.
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 images = images.to(device, non_blocking=True)
                 columns = {"features": model(images)} if taps is None else pool_taps(stages(images), taps, pool)
@@ -141,7 +177,9 @@ def _columns(
                     )
             if labels is not None:
                 if labels.ndim not in (1, 2) or len(labels) != len(images):
-                    raise ValueError(f"labels must be ({len(images)},), got {tuple(labels.shape)}")
+                    raise ValueError(
+                        f"labels must be ({len(images)},) or ({len(images)}, C), got {tuple(labels.shape)}"
+                    )
                 columns["labels"] = labels.to(torch.int64)
             yield columns
     finally:
@@ -150,7 +188,7 @@ def _columns(
 
 
 def _from_row(batches: Batches | Callable[[int], Batches], first: int) -> Batches:
-    """The batches from row `first` on."""
+    """Yield the batches from row `first` on."""
     if callable(batches):
         yield from batches(first)
         return
@@ -161,6 +199,7 @@ def _from_row(batches: Batches | Callable[[int], Batches], first: int) -> Batche
 
 
 def _cast(x: Tensor, dtype: torch.dtype, name: str, first_row: int) -> Tensor:
+    """Convert features to dtype; raise ValueError if float16 overflows."""
     if name == "labels" or x.dtype == dtype:
         return x
     cast = x.to(dtype)
@@ -170,7 +209,7 @@ def _cast(x: Tensor, dtype: torch.dtype, name: str, first_row: int) -> Tensor:
 
 
 class _Memory:
-    """What FeatureCache does, in memory."""
+    """The interface of FeatureCache, in memory."""
 
     complete = False
 
@@ -194,7 +233,7 @@ class _Memory:
         pass
 
     def load(self) -> dict[str, Tensor]:
-        # Concatenated outside inference mode, so that a linear probe may train on the result.
+        # Concatenated outside inference mode, since autograd refuses inference tensors.
         return {name: torch.cat(blocks) for name, blocks in self._blocks.items()}
 
 

@@ -1,29 +1,51 @@
-"""Exact nearest neighbours by cosine, streamed: never a matrix of all queries by the whole bank.
+"""Exact nearest neighbours by cosine similarity, computed in blocks; the (M, N) matrix of all scores never exists.
 
-M queries, N bank rows, D dimensions, k neighbours."""
+Shapes: M queries, N bank rows, D dimensions, k neighbours.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_QUERY_ROWS, _BANK_ROWS = 1024, 4096  # 16 MiB of scores at a time: full GEMM rate, and still near the cache
+from ._arrays import Array, as_tensor
+
+_QUERY_ROWS, _BANK_ROWS = (
+    1024,
+    4096,
+)  # 16 MiB of scores at a time: large enough for full GEMM speed, small enough to stay near the cache
 
 
-def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k bank rows of largest cosine with each query: indices (M, k) int64 and similarity (M, k) float32.
+def nearest_neighbours(queries: Array, bank: Array, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k bank rows with the largest cosine similarity to each query; the search is exact.
 
-    queries: (M, D), bank: (N, D), any float dtype; neighbours come best first, equal ones by rising bank index; if
-    k > N, N columns come back. Rows are normalised in float32; an all-zero row has cosine 0 with everything. Computed
-    on the queries' device, to which the bank is moved block by block, so it may be larger than that device's memory
-    or a memory map. Working memory: 16 MiB of scores, a bank block, and the result.
-    Raises ValueError for other shapes, k < 1, no rows, or rows that are not finite (named)."""
-    check_rows(queries, "queries")
-    check_rows(bank, "bank")
+    Rows are normalised in float32; an all-zero row has cosine 0 with every other row. The computation runs on the
+    device of `queries`. The bank moves there block by block, so it may be a memory map or exceed the device's memory.
+    Working memory is 16 MiB of scores, one block of the bank, and the result.
+
+    Args:
+        queries: Query features (M, D), any float dtype.
+        bank: Features to search (N, D), any float dtype.
+        k: Number of neighbours. If k > N, all N rows are returned.
+
+    Returns:
+        indices: (M, min(k, N)) int64, best neighbour first; equal similarities are ordered by bank index.
+        similarity: (M, min(k, N)) float32 cosines.
+
+    Raises:
+        ValueError: If a shape or k is invalid, or a row contains NaN or infinity.
+
+    Example:
+        ```python
+        indices, similarity = nearest_neighbours(test_features, train_features, k=8)
+        ```
+    """
+    queries, bank = as_rows(queries, "queries"), as_rows(bank, "bank")
     return stream_topk(queries, bank, k)
 
 
-def check_rows(x: Tensor, name: str) -> None:
-    """Refuse what has no cosine: other shapes, no rows, rows with NaN or infinity."""
+def as_rows(x: Array, name: str) -> Tensor:
+    """Return x as a tensor. Raise ValueError unless it is a float matrix with at least one row and finite norms."""
+    x = as_tensor(x)
     if x.ndim != 2 or not x.is_floating_point():
         raise ValueError(f"{name} must be a float matrix (rows, D), got {tuple(x.shape)} {x.dtype}")
     if len(x) == 0:
@@ -33,11 +55,12 @@ def check_rows(x: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} has {len(bad)} rows with NaN or infinity, the first at {bad[:5]}: find what made them"
         )
+    return x
 
 
 @torch.no_grad()
 def stream_topk(queries: Tensor, bank: Tensor, k: int, *, skip_self: bool = False) -> tuple[Tensor, Tensor]:
-    """`nearest_neighbours` on checked rows. skip_self: query i is bank row i, and not its own neighbour."""
+    """Compute `nearest_neighbours` of checked rows. skip_self: query i is bank row i and not its own neighbour."""
     if queries.shape[1] != bank.shape[1]:
         raise ValueError(f"queries are (M, {queries.shape[1]}) but the bank is (N, {bank.shape[1]}): D must be equal")
     if k < 1:
@@ -49,7 +72,7 @@ def stream_topk(queries: Tensor, bank: Tensor, k: int, *, skip_self: bool = Fals
     similarity = torch.full((n_queries, k), -torch.inf, device=device)
     with torch.autocast(device.type, enabled=False):
         unit_queries = F.normalize(queries.float(), dim=1)
-        # one buffer for all products: a new one each time costs page faults, a tenth of the product's time
+        # One buffer serves all products: allocating a new one each time costs page faults, 10 % of the product's time.
         buffer = torch.empty(min(_QUERY_ROWS, n_queries) * min(_BANK_ROWS, len(bank)), device=device)
         for first in range(0, len(bank), _BANK_ROWS):
             block = F.normalize(bank[first : first + _BANK_ROWS].to(device, torch.float32), dim=1)
@@ -65,23 +88,24 @@ def stream_topk(queries: Tensor, bank: Tensor, k: int, *, skip_self: bool = Fals
 
 
 def _merge(scores: Tensor, first: int, indices: Tensor, similarity: Tensor) -> None:
-    """Update the running top k, in place, with the scores (M, n) of bank rows first, first + 1, ..., first + n - 1.
+    """Update the running top k in place with the scores (M, n) of bank rows first ... first + n - 1.
 
-    After a few blocks hardly any score beats a query's k-th best, so one comparison discards nearly everything.
-    Ties fall to the smaller index: blocks come in rising order, a later equal score does not pass `>`, and what does
-    pass is sorted stably behind the older ones."""
+    After a few blocks, few scores exceed a query's k-th best, so one comparison discards nearly all of them. Ties go to
+    the smaller index: blocks arrive in order of index, `>` rejects a later equal score, and the stable sort puts new
+    scores after old ones.
+    """
     k = indices.shape[1]
     passes = scores > similarity[:, -1:] if first > 0 else scores >= _kth_best(scores, k)
     rows, columns = _sparse_nonzero(passes)
     n_passing = rows.bincount(minlength=len(scores))
     crowded = (n_passing > k).nonzero().flatten()
-    if first > 0 and len(crowded) > 0:  # a block full of near ones: only what reaches its own k-th best can stay
+    if first > 0 and len(crowded) > 0:  # at most k of a block can enter: drop those below its own k-th best
         passes[crowded] &= scores[crowded] >= _kth_best(scores[crowded], k)
         rows, columns = _sparse_nonzero(passes)
         n_passing = rows.bincount(minlength=len(scores))
     if len(rows) == 0:
         return
-    # Ragged to padded: the candidates of a query go side by side, behind its k best so far.
+    # Queries have different numbers of candidates: write them into a padded matrix, after the k best so far.
     starts = n_passing.cumsum(0) - n_passing
     place = k + torch.arange(len(rows), device=rows.device) - starts[rows]
     width = k + int(n_passing.max())
@@ -95,12 +119,15 @@ def _merge(scores: Tensor, first: int, indices: Tensor, similarity: Tensor) -> N
 
 
 def _kth_best(scores: Tensor, k: int) -> Tensor:
-    """(M, 1): the k-th largest of each row, or the smallest if there are fewer."""
+    """Return the k-th largest score of each row, (M, 1), or the smallest if a row has fewer than k."""
     return scores.topk(min(k, scores.shape[1]), sorted=False).values.amin(1, keepdim=True)
 
 
 def _sparse_nonzero(flags: Tensor) -> tuple[Tensor, Tensor]:
-    """flags.nonzero(as_tuple=True) of (M, n) flags that are nearly all False, nine times as fast: eight at a time."""
+    """Compute flags.nonzero(as_tuple=True) for (M, n) flags that are nearly all False.
+
+    Testing eight flags at a time as one int64 makes it nine times as fast.
+    """
     if flags.shape[1] % 8:
         rows, columns = flags.nonzero(as_tuple=True)
         return rows, columns

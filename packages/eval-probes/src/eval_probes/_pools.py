@@ -1,6 +1,7 @@
 """Feature1 to Feature5 of a ResNet, pooled to about 9,000 dimensions each (Goyal et al. 2019, arXiv:1905.01235).
 
-B images, C channels, s the side of a pooled map."""
+Shapes: B images, C channels, s side of a pooled map.
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,12 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._arrays import Array, as_tensor
+
 Pool = Literal["specified", "adaptive"]
 
 SIDES = {"feature1": 12, "feature2": 6, "feature3": 4, "feature4": 3, "feature5": 2, "avgpool": 1}  # s of each tap
-# tap -> (side of the map at 224 pixels, kernel, stride, padding); padded zeros count in the mean
+# tap -> (side of the map at 224 pixels, kernel, stride, padding); the mean includes padded zeros
 _AT_224 = {
     "feature1": (112, 10, 10, 4),
     "feature2": (56, 16, 8, 0),
@@ -22,13 +25,22 @@ _AT_224 = {
 }
 
 
-def pool_taps(maps: Mapping[str, Tensor], taps: Sequence[str], pool: Pool = "specified") -> dict[str, Tensor]:
-    """Pooled, flattened features {tap: (B, C * s * s) float32} of maps {"feature1": (B, C, h, w), ...}.
+def pool_taps(maps: Mapping[str, Array], taps: Sequence[str], pool: Pool = "specified") -> dict[str, Tensor]:
+    """Pool and flatten the feature maps of a ResNet.
 
-    taps: of "feature1" ... "feature5" (s = 12, 6, 4, 3, 2; 9216, 9216, 8192, 9216, 8192 dimensions for ResNet-50) and
-    "avgpool", the global mean of feature5. pool: "specified" is the average pooling of published tables, defined at
-    224 pixels only: a map of another size is pooled adaptively to the same s, with a warning; "adaptive" always so.
-    Raises ValueError for an unknown tap, or one that maps lack."""
+    Args:
+        maps: {"feature1": (B, C, h, w), ...}.
+        taps: Any of "feature1" ... "feature5" (s = 12, 6, 4, 3, 2: 9216, 9216, 8192, 9216, 8192 dimensions for
+            ResNet-50), and "avgpool", the global mean of feature5.
+        pool: "specified" is the average pooling of published tables. It is defined for images of 224 pixels only; maps
+            of another size are pooled adaptively to the same s, with a warning. "adaptive" always pools adaptively.
+
+    Returns:
+        {tap: (B, C * s * s) float32}.
+
+    Raises:
+        ValueError: If a tap is unknown, or its map is missing.
+    """
     pooled = {}
     for tap in taps:
         if tap not in SIDES:
@@ -36,7 +48,7 @@ def pool_taps(maps: Mapping[str, Tensor], taps: Sequence[str], pool: Pool = "spe
         source = "feature5" if tap == "avgpool" else tap
         if source not in maps:
             raise ValueError(f"tap {tap} needs {source}, but the model's stages are {', '.join(maps)}")
-        pooled[tap] = _pool(maps[source].float(), tap, pool).flatten(1)
+        pooled[tap] = _pool(as_tensor(maps[source]).float(), tap, pool).flatten(1)
     return pooled
 
 

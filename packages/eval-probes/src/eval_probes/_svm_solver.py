@@ -1,37 +1,40 @@
-"""Many linear SVMs over the same rows: the squared hinge by truncated Newton steps that share their products.
+"""Many linear SVMs over the same rows, solved together: truncated Newton on the squared hinge, with shared products.
 
-N rows, D features, R = rank of the rows, P problems. A problem is a row of signs and a row of weights:
-minimise over u (R,): f(u) = |u|^2 / 2 + sum_i weight_i max(0, 1 - sign_i <u, z_i>)^2; weight 0 leaves row i out."""
+Shapes: N rows, D features, R = rank of the rows, P problems. A problem has a sign and a weight for each row z_i:
+minimise over u (R,): f(u) = |u|^2 / 2 + sum_i weight_i max(0, 1 - sign_i <u, z_i>)^2. Weight 0 leaves row i out.
+"""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_MAX_NEWTON, _MAX_CG = 100, 300  # what the protocols need stays below a third: 31 Newton steps at cost 1000
+_MAX_NEWTON, _MAX_CG = 100, 300  # the protocols need less than a third: 31 Newton steps at cost 1000
 
 
 class Rotated(NamedTuple):
-    """Rows in the eigenbasis of their Gram matrix: linear SVMs are the same there, in at most N dimensions."""
+    """Rows in the eigenbasis of their Gram matrix: linear SVMs have the same solutions, in at most N dimensions."""
 
     z: Tensor  # (N, R) float32
-    spectrum: Tensor  # (R,) float32, falling: z.T @ z = diag(spectrum)
-    basis: Tensor  # (D, R) float64, orthonormal columns: x @ basis = z, and weights in x are basis @ u
+    spectrum: Tensor  # (R,) float32, descending: z.T @ z = diag(spectrum)
+    basis: Tensor  # (D, R) float64, orthonormal columns: x @ basis = z; u has weights basis @ u for x
 
 
 class Solution(NamedTuple):
+    """Solutions of all problems."""
+
     u: Tensor  # (P, R) float32
     objective: Tensor  # (P,) float64
-    gap: Tensor  # (P,) float64, f(u) is at most this above its minimum
-    proven: Tensor  # (P,) bool, whether the tolerance was met
+    gap: Tensor  # (P,) float64, upper bound of f(u) minus its minimum
+    proven: Tensor  # (P,) bool, whether the tolerance is met
 
 
 def rotate(x: Tensor) -> Rotated:
-    """The eigenbasis of x (N, D) float64, from whichever of the two Gram matrices is smaller."""
+    """Rotate x (N, D) float64 into the eigenbasis of its Gram matrix, (D, D) or (N, N), whichever is smaller."""
     n, dim = x.shape
     spectrum, vectors = torch.linalg.eigh(x.T @ x if dim <= n else x @ x.T)
     spectrum, vectors = spectrum.flip(0), vectors.flip(1)
-    kept = spectrum > 1e-10 * spectrum[0]  # below: rounding, and too short to move any decision value
+    kept = spectrum > 1e-10 * spectrum[0]  # smaller ones are rounding errors, too short to change a decision value
     spectrum, vectors = spectrum[kept], vectors[:, kept]
     if dim <= n:
         return Rotated((x @ vectors).float(), spectrum.float(), vectors)
@@ -41,11 +44,12 @@ def rotate(x: Tensor) -> Rotated:
 
 @torch.no_grad()
 def solve(rows: Rotated, signs: Tensor, weights: Tensor, start: Tensor, tolerance: float = 1e-3) -> Solution:
-    """Minimise all P problems from start (P, R), each until u is proven within tolerance * |u| of the minimiser.
+    """Minimise P problems with signs (P, N) float32 of +-1 and weights (P, N) float32 >= 0, from start (P, R).
 
-    signs: (P, N) float32 of +-1; weights: (P, N) float32, >= 0. The proof: f is 1-strongly convex, so the minimiser is
-    within |f'(u)| of u and the minimum within |f'(u)|^2 / 2 of f(u), a fraction tolerance^2 of it. float32 products
-    reach about 1e-4. Solved problems leave the batch."""
+    A problem is solved when its minimiser is proven to lie within tolerance * |u| of u. The proof: f is 1-strongly
+    convex, so the minimiser is within |f'(u)| of u, and the minimum within |f'(u)|^2 / 2 of f(u), a fraction
+    tolerance^2 of it. float32 products allow a tolerance of about 1e-4. Solved problems leave the batch.
+    """
     z = rows.z
     solution = Solution(
         start.clone(),
@@ -72,8 +76,9 @@ def solve(rows: Rotated, signs: Tensor, weights: Tensor, start: Tensor, toleranc
             t[~done] for t in (live, u, y, c, f, slack, gradient, error, allowed)
         )
         curvature = 2 * c * (slack > 0)
-        # Steps must be accurate where support vectors are about as many as dimensions (large costs): at 0.25 instead of
-        # 0.02 the active sets overshoot and take twice as many Newton steps. Never below half of what ends it all.
+        # At large costs there are about as many support vectors as dimensions, and steps must be accurate: with 0.25 in
+        # place of 0.02 the active sets overshoot, which takes twice as many Newton steps. A residual below half of the
+        # final tolerance would be wasted.
         residual = torch.maximum(0.02 * error, 0.5 * allowed)
         d = _newton_direction(z, curvature, _preconditioner(rows.spectrum, curvature), -gradient, residual.float())
         fd = d @ z.T
@@ -82,21 +87,24 @@ def solve(rows: Rotated, signs: Tensor, weights: Tensor, start: Tensor, toleranc
 
 
 def _square(a: Tensor) -> Tensor:
+    """Return the squared norm of each row in float64."""
     return a.square().sum(1, dtype=torch.float64)
 
 
 def _preconditioner(spectrum: Tensor, curvature: Tensor) -> Tensor:
-    """Diagonal (P, R) for the Hessian I + z' curvature z: 1 + mean(curvature) spectrum, exact if all rows weigh alike.
+    """Return a diagonal preconditioner (P, R) for the Hessian I + z' curvature z: 1 + mean(curvature) * spectrum.
 
-    n active rows bend at most n directions, the strong ones first; beyond the strongest n / 4 the estimate is held
-    level, since directions that nothing bends must not be taken for stiff ones."""
+    It is exact if all rows have the same curvature. n active rows add curvature in at most n directions, mostly the
+    leading ones. Beyond the first n / 4 directions the diagonal is constant, so that a flat direction is not taken for
+    a steep one.
+    """
     n_active = (curvature > 0).sum(1)
     level = spectrum[(n_active // 4).clamp(max=len(spectrum) - 1)]
     return 1 + curvature.mean(1, keepdim=True) * torch.maximum(spectrum, level[:, None])
 
 
 def _newton_direction(z: Tensor, curvature: Tensor, diagonal: Tensor, rhs: Tensor, residual: Tensor) -> Tensor:
-    """Preconditioned conjugate gradients for (I + z' curvature z) d = rhs (P, R), each to its residual norm (P,)."""
+    """Solve (I + z' curvature z) d = rhs (P, R) by preconditioned conjugate gradients, to residual norms (P,)."""
     solved = torch.zeros_like(rhs)
     live = torch.arange(len(rhs), device=z.device)
     d, r = torch.zeros_like(rhs), rhs
@@ -121,7 +129,10 @@ def _newton_direction(z: Tensor, curvature: Tensor, diagonal: Tensor, rhs: Tenso
 
 
 def _line_search(u: Tensor, d: Tensor, y: Tensor, c: Tensor, f: Tensor, fd: Tensor) -> Tensor:
-    """Steps (P, 1) at which the slope along d, rising and piecewise linear, all but vanishes: Newton in a bracket."""
+    """Return the step (P, 1) along d where the slope of f is near zero, by Newton's method inside a bracket.
+
+    The slope is a rising, piecewise linear function of the step.
+    """
     linear, quadratic = (u * d).sum(1, dtype=torch.float64), _square(d)
     first = linear - 2 * (c * y * (1 - y * f).clamp(min=0) * fd).sum(1, dtype=torch.float64)
     t = torch.ones_like(first)
