@@ -325,7 +325,7 @@ def test_an_npz_is_never_unpickled(tmp_path, key):
     evil = np.array([Canary(str(tmp_path / "canary"))], dtype=object)
     np.savez(tmp_path / "x.npz", **(arrays | {key: evil}))
     with pytest.raises(
-        ValueError, match=f"{key}.npy holds Python objects, which only unpickling, never done here"
+        ValueError, match=f"{key}.npy holds Python objects; reading them needs unpickling, which is never"
     ) as caught:
         open_images(f"npz:{tmp_path}/x.npz")
     assert "\n" not in str(caught.value)
