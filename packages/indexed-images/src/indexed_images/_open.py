@@ -95,7 +95,7 @@ def _spec_of(path: Path) -> str:
     if path.suffix.lower() not in _SOURCE_OF_SUFFIX:
         known = ", ".join(_SOURCE_OF_SUFFIX)
         raise ValueError(
-            f"cannot tell the source of {str(path)!r}: expected a folder, a file ({known}) or a text such as 'list:FILE'"
+            f"cannot tell the source of {str(path)!r}: expected a folder, a file ({known}) or a str like 'list:FILE'"
         )
     return f"{_SOURCE_OF_SUFFIX[path.suffix.lower()]}:{path}"
 

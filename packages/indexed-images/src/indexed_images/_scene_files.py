@@ -23,7 +23,7 @@ def save_image(image: Tensor, path: Path) -> None:
 
 
 def map_of(scene: Scene, values: list[int], ground: int, void: int) -> np.ndarray:
-    """Return int64 (H, W): values[k] on object k, `void` on a border of one pixel around objects, `ground` elsewhere."""
+    """Return int64 (H, W): values[k] on object k, `void` on the one-pixel border of objects, `ground` elsewhere."""
     masks = scene.masks.numpy()
     taken = np.pad(masks.any(axis=0), 1)
     rows = taken[:-2] | taken[1:-1] | taken[2:]
