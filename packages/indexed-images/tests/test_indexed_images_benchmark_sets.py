@@ -172,7 +172,7 @@ def test_inat18_refusals(tmp_path):
     spec = f"inat18:{tmp_path}"
     _refused(FileNotFoundError, "no file train2018.json", spec)
     (tmp_path / "train2018.json").write_text("{")
-    _refused(ValueError, "is not COCO's form", spec)
+    _refused(ValueError, "is not in COCO's form", spec)
     (tmp_path / "train2018.json").write_text('{"images": []}')
     _refused(ValueError, "COCO's form.*KeyError: 'annotations'", spec)
     _inat(tmp_path, [7, 3], [(3, 1)], [1])

@@ -91,7 +91,7 @@ def _spec_of(path: Path) -> str:
     if path.is_dir():
         return f"folder:{path}"
     if not path.exists():
-        raise FileNotFoundError(f"no file or folder {str(path)!r}; sources other than paths are named by a str")
+        raise FileNotFoundError(f"no file or folder {str(path)!r}: a Path must exist; write other specs as a str")
     if path.suffix.lower() not in _SOURCE_OF_SUFFIX:
         known = ", ".join(_SOURCE_OF_SUFFIX)
         raise ValueError(

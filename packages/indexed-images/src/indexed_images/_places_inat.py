@@ -58,7 +58,7 @@ def open_inat18(request: Request) -> FileSource:
         labels = [index[category[image]] for image, _ in images]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file} is not COCO's form, with images, annotations and categories that agree: "
+            f"{file} is not in COCO's form: expected images, annotations and categories that agree, got "
             f"{type(error).__name__}: {error}"
         ) from error
     if n_annotations != len(images):

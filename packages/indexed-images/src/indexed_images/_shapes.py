@@ -22,6 +22,7 @@ from ._scene import background, blur, colours, directions, inside_shape, light, 
 SHAPES = ("disc", "triangle", "cross", "ring")
 TEXTURES = ("plain", "striped", "checked")
 SHAPES_CLASS_NAMES = tuple(f"{texture} {shape}" for shape in SHAPES for texture in TEXTURES)
+"""Names of the twelve classes of drawn images, in the order of their labels: "plain disc", "striped disc", ..."""
 MIN_SIZE = 16
 EXTENT = np.array([1.0, 1.2, 1.07, 1.0])  # largest distance of each shape's outline from its centre, in radii
 SUPERSAMPLING = 3

@@ -54,7 +54,7 @@ def _year(root: Path) -> Path:
         if years:
             found = ", ".join(year.name for year in years)
             raise FileNotFoundError(f"voc07: {str(kit)!r} holds {found} but no VOC2007: name one, voc07:PATH/VOC2012")
-    raise FileNotFoundError(f"voc07: {str(root)!r} is no VOCdevkit: expected {_CONTENT}")
+    raise FileNotFoundError(f"voc07: {str(root)!r} is not a VOCdevkit: expected {_CONTENT}")
 
 
 def _splits(year: Path) -> tuple[str, str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Stem = Literal["imagenet", "cifar"]
+"""Kind of stem: a 7x7 convolution of stride 2 with max-pooling, or a 3x3 convolution of stride 1 without."""
 
 LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
