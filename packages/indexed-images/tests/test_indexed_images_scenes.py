@@ -84,7 +84,8 @@ def test_plain_objects_are_darker_than_the_ground(scenes):
 
 def test_a_scene_does_not_depend_on_its_company(scenes):
     assert _digest(draw_scenes(0, "train", [41], 64)) == _digest([scenes[41]])
-    assert _digest(draw_scenes(0, "train", [99, 0, 41], 64)) == _digest([scenes[i] for i in (99, 0, 41)])
+    for picked in ([99, 0, 41], np.array([99, 0, 41]), torch.tensor([99, 0, 41])):
+        assert _digest(draw_scenes(0, "train", picked, 64)) == _digest([scenes[i] for i in (99, 0, 41)])
 
 
 def test_seed_split_and_index_change_the_scene(scenes):

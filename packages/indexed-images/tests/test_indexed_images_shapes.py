@@ -53,7 +53,7 @@ def test_uniform_is_uniform():
 
 def test_an_image_does_not_depend_on_its_company():
     together = draw_shapes(3, "train", range(100), 32)
-    for picked in ([41], [99, 0, 41], list(range(33, 67))):
+    for picked in ([41], [99, 0, 41], list(range(33, 67)), np.array([5, 7]), torch.tensor([5, 7])):
         alone = draw_shapes(3, "train", picked, 32)
         assert torch.equal(alone.images, together.images[picked])
         assert torch.equal(alone.labels, together.labels[picked])

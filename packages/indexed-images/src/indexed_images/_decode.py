@@ -47,7 +47,7 @@ def check_size(n_bytes: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and n_bytes > _BYTES_A_PIXEL * limit:
         raise CorruptImage(
-            f"{n_bytes:,} bytes, limit {_BYTES_A_PIXEL * limit:,}: larger than any image of {limit} pixels {_HOW_TO_RAISE}"
+            f"{n_bytes:,} bytes, limit {_BYTES_A_PIXEL * limit:,}: too large for {limit} pixels {_HOW_TO_RAISE}"
         )
 
 

@@ -10,10 +10,8 @@ def outlines(mask: np.ndarray) -> list[list[int]]:
     that touch only at a corner are not connected.
     """
     padded = np.pad(mask.astype(np.int8), 1)
-    down, right = (
-        np.diff(padded, axis=0)[:, 1:-1],
-        np.diff(padded, axis=1)[1:-1],
-    )  # 1 where an object begins, -1 where it ends
+    # 1 where an object begins, -1 where it ends
+    down, right = np.diff(padded, axis=0)[:, 1:-1], np.diff(padded, axis=1)[1:-1]
     # Every piece of border as x, y and the unit step from there, directed so that the object is on its right.
     level = [(x + (sign < 0), y, sign, 0) for x, y, sign in _signs(down)]
     border = {*level, *((x, y + (sign > 0), 0, -sign) for x, y, sign in _signs(right))}

@@ -91,9 +91,8 @@ def _tinted(keys: np.ndarray, field: int, luma: np.ndarray) -> np.ndarray:
     """Draw RGB colours (n, 3) of a given luma, with hue and saturation from four fields of the keys."""
     tint = uniform(keys[:, None], field + np.arange(3), -1, 1)
     tint = tint - (tint[:, 0] * _LUMA[0] + tint[:, 1] * _LUMA[1] + tint[:, 2] * _LUMA[2])[:, None]
-    room = np.minimum(luma, 1 - luma) / np.maximum(
-        np.abs(tint).max(1), 1e-6
-    )  # keeps the colour in gamut, so its luma is exact
+    # Stay in gamut, so that no clipping changes the luma.
+    room = np.minimum(luma, 1 - luma) / np.maximum(np.abs(tint).max(1), 1e-6)
     return luma[:, None] + tint * (room * uniform(keys, field + 3, 0.0, 0.5))[:, None]
 
 
@@ -113,9 +112,8 @@ def background(keys: np.ndarray, field: int, colour: np.ndarray, height: int, wi
     """Draw grounds of one colour each with short strokes and blobs of random colours, float32 (n, 3, H, W)."""
     ground = np.broadcast_to(colour.astype(np.float32)[:, :, None, None], (len(keys), 3, height, width)).copy()
     across, down = (np.arange(width) + 0.5) / height, (np.arange(height) + 0.5) / height
-    own = hash64(
-        keys, field + np.arange(_N_STROKES)[:, None]
-    ).ravel()  # the first stroke of all n images, then the second, ...
+    # the first stroke of all n images, then the second, ...
+    own = hash64(keys, field + np.arange(_N_STROKES)[:, None]).ravel()
     dx = (across - (uniform(own, 0) * (width / height))[:, None])[:, None, :]
     dy = (down - uniform(own, 1)[:, None])[:, :, None]
     axes = directions(uniform(own, 2))
