@@ -32,7 +32,7 @@ def _refused(error, match, spec, split="train"):
 def test_imagenet_classes_are_sorted_wnids(tmp_path):
     _class_folders(tmp_path / "train", WNIDS[::-1])
     _class_folders(tmp_path / "val")
-    (tmp_path / "train" / "lists").mkdir()  # no class
+    (tmp_path / "train" / "lists").mkdir()  # not a class
     _save(tmp_path / "train" / WNIDS[999] / "b.JPEG", 1)
     _save(tmp_path / "train" / WNIDS[3] / "z.JPEG", 2)
     _save(tmp_path / "train" / WNIDS[3] / "a.JPEG", 3)
@@ -88,7 +88,7 @@ def test_imagenet_with_flat_val(tmp_path):
     assert images.class_names == WNIDS
     for text, match in (
         (f"{names[0]} 1\n", "2 of 3 images have no line"),
-        ("".join(f"{name} 1000\n" for name in names), "from 0 to 999, got '1000'"),  # 1-based ids are another order
+        ("".join(f"{name} 1000\n" for name in names), "from 0 to 999, got '1000'"),  # 1-based ids have another order
         ("".join(f"{name} n99999999\n" for name in names), "name 1,001 classes together"),
         (f"{names[0]}\n", "line 1: expected `path label`"),
     ):
@@ -159,7 +159,7 @@ def _inat(root, images, annotations, categories, split="train"):
 def test_inat18(tmp_path):
     for k in (7, 3, 5):
         _save(tmp_path / "train_val2018" / f"{k}.jpg", k)
-    _inat(tmp_path, [7, 3], [(3, 12), (7, 40)], [40, 12, 2])  # annotations in an order of their own
+    _inat(tmp_path, [7, 3], [(3, 12), (7, 40)], [40, 12, 2])  # annotations in another order than images
     _inat(tmp_path, [5], [(5, 40)], [40, 12, 2], "val")
     train, val = open_images(f"inat18:{tmp_path}"), open_images(f"inat18:{tmp_path}", "test")
     assert _values(train) == [7, 3]
@@ -172,7 +172,7 @@ def test_inat18_refusals(tmp_path):
     spec = f"inat18:{tmp_path}"
     _refused(FileNotFoundError, "no file train2018.json", spec)
     (tmp_path / "train2018.json").write_text("{")
-    _refused(ValueError, "is not COCO's form", spec)
+    _refused(ValueError, "is not in COCO's form", spec)
     (tmp_path / "train2018.json").write_text('{"images": []}')
     _refused(ValueError, "COCO's form.*KeyError: 'annotations'", spec)
     _inat(tmp_path, [7, 3], [(3, 1)], [1])

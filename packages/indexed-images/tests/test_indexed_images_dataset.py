@@ -1,7 +1,11 @@
 import multiprocessing
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 
+import indexed_images
 import numpy as np
 import pytest
 import torch
@@ -63,7 +67,7 @@ def test_replace_takes_image_and_label_of_the_next_good_one(tmp_path):
     assert (label, images.labels[199]) == (1, 0)
     assert torch.equal(images[399].image, images[0].image)  # wraps around
     for _ in range(3):
-        images[200]  # counted once
+        images[200]  # counted only once
     assert [s.index for s in images.skipped] == [199, 200, 399]
     assert images.skipped[0].path == str(paths[199])
 
@@ -112,7 +116,7 @@ def test_loader_workers_agree_and_share_one_count(tmp_path, context):
     loader = DataLoader(images, batch_size=50, num_workers=2, multiprocessing_context=context)
     batches = list(loader)
     assert torch.cat([b.index for b in batches]).tolist() == list(range(300))
-    assert [s.index for s in images.skipped] == [3, 250]  # met by the workers, known here
+    assert [s.index for s in images.skipped] == [3, 250]  # workers met them, and the main process knows
     assert torch.equal(torch.cat([b.image for b in batches]), images.resident())
 
 
@@ -184,7 +188,43 @@ def test_unknown_specs(tmp_path):
         open_images("foldr:x")
     with pytest.raises(ValueError, match=f"did you mean 'folder:{tmp_path}'"):
         open_images(str(tmp_path))
+    (tmp_path / "x.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=f"did you mean 'npz:{tmp_path}/x.npz'"):
+        open_images(f"{tmp_path}/x.npz")
     with pytest.raises(ValueError, match=r"known: .*inat18$"):
         open_images("")
     with pytest.raises(ValueError, match="unknown source"):
         open_images("hf:x")
+
+
+def test_paths_are_opened_by_their_kind(tmp_path, monkeypatch):
+    spec, paths = _folder(tmp_path / "photos", 4)
+    shutil.make_archive(tmp_path / "a,b {0..1}", "tar", tmp_path / "photos")
+    np.savez(tmp_path / "a,b.npz", images=open_images(spec).resident().permute(0, 2, 3, 1).numpy())
+    for suffix in ("txt", "lst", "tsv"):
+        (tmp_path / f"list.{suffix}").write_text("".join(f"{path} {path.parent.name}\n" for path in paths))
+    expected = open_images(spec)
+    names = ("photos", "a,b {0..1}.tar", "a,b.npz", "list.txt", "list.lst", "list.tsv")
+    for name, kind in zip(names, ("folder", "tar", "npz", "list", "list", "list"), strict=True):
+        images = open_images(tmp_path / name)
+        assert images.spec == f"{kind}:{tmp_path / name}"
+        assert torch.equal(images.resident(), expected.resident())
+        assert kind == "npz" or (images.class_names, images.labels.tolist()) == (["a", "b"], [0, 0, 1, 1])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_images(Path("~/photos"))) == 4
+
+
+def test_paths_of_no_known_kind_are_refused(tmp_path):
+    (tmp_path / "x.tar.gz").touch()
+    with pytest.raises(
+        ValueError, match=r"cannot tell the source of .*x.tar.gz': expected a folder, a file \("
+    ) as error:
+        open_images(tmp_path / "x.tar.gz")
+    assert "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match="no file or folder 'shapes'"):
+        open_images(Path("shapes"))
+
+
+def test_the_package_lists_its_public_names():
+    assert all(hasattr(indexed_images, name) for name in indexed_images.__all__)
+    assert indexed_images.__version__ == version("indexed-images")

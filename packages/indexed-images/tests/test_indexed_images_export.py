@@ -29,7 +29,7 @@ def test_imagenet_layout_holds_the_drawn_images(tmp_path):
             number = int(images.name(i)[-13:-5])
             name = images.class_names[int(images.labels[i])]
             assert name == SHAPES_CLASS_NAMES[drawn.labels[number]].replace(" ", "-")
-            assert _apart(images[i].image, drawn.images[number]) < 12  # JPEG halves the colour of 32 noisy pixels
+            assert _apart(images[i].image, drawn.images[number]) < 12  # JPEG stores colour at half the resolution
 
 
 @pytest.mark.parametrize(("year", "image_id"), [("VOC2007", "{:06}"), ("VOC2012", "2012_{:06}")])
@@ -42,7 +42,7 @@ def test_voc_layout_is_read_back(tmp_path, year, image_id):
         images = open_images(spec, split)
         assert len(images) == n
         assert len(images.class_names) == 12
-        scenes = draw_scenes(1, split, range(second * n, second * n + n), 48)  # no scene is in both years
+        scenes = draw_scenes(1, split, range(second * n, second * n + n), 48)  # other scenes than VOC2007
         for i, (row, scene) in enumerate(zip(images.labels.tolist(), scenes, strict=True)):
             assert _apart(images[i].image, scene.image) < 12
             xml = ElementTree.parse(str(tmp_path / year / f"Annotations/{image_id.format(first + i)}.xml"))
@@ -72,7 +72,9 @@ def test_one_easy_object_of_a_class_is_enough(tmp_path, monkeypatch):
     spec = export_shapes(tmp_path, "voc", n_train=1, n_val=1, size=32)
     assert open_images(spec).labels.sum() == 1
     assert (tmp_path / "VOC2007/ImageSets/Main/plain-disc_trainval.txt").read_text() == "000001  1\n"
-    assert (tmp_path / "VOC2012/ImageSets/Segmentation/aug.txt").read_text() == ""  # one image is VOC's own
+    assert (
+        tmp_path / "VOC2012/ImageSets/Segmentation/aug.txt"
+    ).read_text() == ""  # the only image has masks in VOC itself
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

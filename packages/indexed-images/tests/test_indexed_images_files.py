@@ -54,11 +54,11 @@ def test_split_folders(tmp_path, name, other):
     _save(tmp_path / "train" / "c" / "2.png", 2)
     _save(tmp_path / name / "c" / "3.png", 3)
     assert _values(open_images(f"folder:{tmp_path}")) == [1, 2]
-    for split in (name, other):  # the only held-out split answers to both names
+    for split in (name, other):  # both names open the only held-out split
         images = open_images(f"folder:{tmp_path}", split)
         assert _values(images) == [3]
         assert images.class_names == ["b", "c"]
-        assert images.labels.tolist() == [1]  # not 0: the missing class does not shift the others
+        assert images.labels.tolist() == [1]  # not 0, because the missing class does not shift the others
 
 
 def test_val_and_test_are_told_apart_where_both_exist(tmp_path):

@@ -1,4 +1,4 @@
-"""Random damage: whatever the bytes, an image, a ValueError in one line, and nothing else."""
+"""Random damage: any bytes give an image or a ValueError of one line, and nothing else."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from indexed_images import CorruptImage, open_images
 from indexed_images._decode import decode
 from PIL import Image
 
-N_INPUTS = int(os.environ.get("CLUSTER_SSL_FUZZ", 60))  # of each test below: 9 kinds of images, 4 of other files
+N_INPUTS = int(os.environ.get("CLUSTER_SSL_FUZZ", 60))  # per test: 9 kinds of images, 4 kinds of other files
 FUZZ = settings(
     max_examples=N_INPUTS,
     derandomize=True,
@@ -22,7 +22,7 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of broken metadata
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of broken metadata
 
 
 def _encoded(kind, **options):
@@ -52,7 +52,7 @@ WHOLE = {
 
 
 def damaged(whole):
-    """`whole` with flips, a part removed or doubled, and cut: half of all within its first 256 bytes."""
+    """Flip bytes of `whole`, remove or double a part and cut it; half of the damage is in the first 256 bytes."""
     place = st.integers(0, min(255, len(whole) - 1)) | st.integers(0, len(whole) - 1)
 
     def apply(flips, removed, doubled, cut):
@@ -72,7 +72,7 @@ def damaged(whole):
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_images(monkeypatch, kind):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)  # a flipped bit makes a wide image, which takes time
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)  # a flipped bit can make the image huge, which takes time
 
     @FUZZ
     @given(damaged(WHOLE[kind]))
@@ -91,7 +91,7 @@ def test_images(monkeypatch, kind):
 
 
 def use(spec):
-    """Open the spec and read its images: a ValueError (CorruptImage is one) or FileNotFoundError, in one line."""
+    """Open the spec and read its images; only a ValueError or FileNotFoundError of one line may be raised."""
     said = []
     try:
         images = open_images(spec)
@@ -132,7 +132,7 @@ def test_archives(tmp_path, format):
     headers = [i for i in range(0, len(whole), 512) if whole[i + 257 : i + 262] == b"ustar"]
 
     def sealed(data):
-        """With the checksums of damaged headers made right, or every flip ends at the first."""
+        """Correct the checksums of damaged headers; otherwise reading always stops at the first one."""
         data = bytearray(data)
         for i in headers:
             if i + 512 <= len(data):

@@ -1,4 +1,4 @@
-"""Damaged and hostile files: each is refused in one line, and nothing is run, written or allocated for it."""
+"""Damaged and hostile files are refused in one line, without running, writing or allocating anything for them."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def _png_bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 
-# One file of each kind, cut at every length: N_CUTS files in all.
+# One file of each kind; the first test cuts them at every length, N_CUTS files in all.
 WHOLE = {
     "jpeg": _encoded("jpeg"),
     "jpeg, progressive": _encoded("jpeg", progressive=True),
@@ -63,7 +63,7 @@ def test_a_cut_file_is_corrupt_or_whole_and_never_half_grey(kind):
             image = decode(data[:length])
         except CorruptImage:
             continue
-        assert torch.equal(image, whole), length  # only what ends a file without being pixels may go
+        assert torch.equal(image, whole), length  # only bytes after the pixels may be missing
         n_whole += 1
     assert n_whole <= 20
 
@@ -84,7 +84,7 @@ def test_the_content_decides_not_the_name(tmp_path, kind):
 
 
 def test_no_program_is_started_for_postscript(tmp_path, monkeypatch):
-    """Pillow hands EPS to Ghostscript, a way to run code where a photograph is expected."""
+    """Pillow passes EPS to Ghostscript, which would run code from an image file."""
     Image.init()
     image = Image.new("RGB", (8, 8))
     buffer = io.BytesIO()
@@ -95,7 +95,7 @@ def test_no_program_is_started_for_postscript(tmp_path, monkeypatch):
 
 
 def test_two_pictures_in_one_jpeg():
-    """MPO, as some cameras write it, is a JPEG with a second one behind."""
+    """MPO, which some cameras write, is a JPEG followed by a second one."""
     buffer = io.BytesIO()
     first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
     first.save(buffer, "MPO", save_all=True, append_images=[second])
@@ -117,7 +117,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch, size):
 
 def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
     with (tmp_path / "x.jpg").open("wb") as file:
-        file.truncate(10**12)  # sparse: takes no room
+        file.truncate(10**12)  # sparse: takes no space on disk
     with pytest.raises(CorruptImage, match=r"1,000,000,000,000 bytes, limit 715,827,880: .*MAX_IMAGE_PIXELS"):
         open_images(f"folder:{tmp_path}")[0]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -128,12 +128,12 @@ def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
 
 def _oriented():
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn clockwise to see it
+    exif[0x0112] = 6  # to be rotated clockwise
     return _encoded("jpeg", size=(16, 8), exif=exif)
 
 
 def test_exif_turns_photographs_but_not_benchmark_sets(tmp_path):
-    """torchvision's loaders leave all as stored; published figures of benchmark sets are of such images."""
+    """Published figures of benchmark sets are of images as stored, because torchvision's loaders ignore EXIF."""
     for k in range(1000):
         folder = tmp_path / "train" / f"n{k:08}"
         folder.mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_exif_turns_photographs_but_not_benchmark_sets(tmp_path):
 
 
 def _spoil(paths):
-    """One path for each way to be bad."""
+    """Damage four files, each in another way."""
     paths[0].write_bytes(b"")
     paths[1].write_bytes(paths[1].read_bytes()[:-40])
     paths[2].unlink()
@@ -185,7 +185,7 @@ def test_one_percent_of_bad_files_passes_and_more_is_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="pipes and devices as Linux has them")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs pipes and devices of Linux")
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     paths = _folder(tmp_path, 5)
     images = open_images(f"folder:{tmp_path}")
@@ -200,7 +200,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
             images[i]
     with pytest.raises(CorruptImage, match="symbolic links"):
         images[4]
-    # and where they are met in the listing
+    # a new listing finds them, too
     images = open_images(f"folder:{tmp_path}")
     assert [images.name(i) for i in range(len(images))] == [str(paths[i]) for i in (0, 1, 3, 4)]
 
@@ -242,7 +242,7 @@ def _tar(path, *members):
 PNG = _encoded("png", size=(4, 4))
 
 
-def test_hostile_members_of_a_tar_are_read_in_place_or_passed_over(tmp_path, monkeypatch):
+def test_hostile_members_of_a_tar_are_read_in_place_or_skipped(tmp_path, monkeypatch):
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
@@ -290,7 +290,7 @@ def test_sizes_that_a_tar_claims(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10**8
-    for size in (-512, -1024):  # the next header would be this one again
+    for size in (-512, -1024):  # a negative size leads back to the same header
         spec = _tar(tmp_path / "z.tar", ("x.png", tarfile.REGTYPE, b"", {"size": size}))
         with pytest.raises(ValueError, match=r"z\.tar is not a whole tar file: .*below zero"):
             open_images(spec)
@@ -325,7 +325,7 @@ def test_an_npz_is_never_unpickled(tmp_path, key):
     evil = np.array([Canary(str(tmp_path / "canary"))], dtype=object)
     np.savez(tmp_path / "x.npz", **(arrays | {key: evil}))
     with pytest.raises(
-        ValueError, match=f"{key}.npy holds Python objects, which only unpickling, never done here"
+        ValueError, match=f"{key}.npy holds Python objects; reading them needs unpickling, which is never"
     ) as caught:
         open_images(f"npz:{tmp_path}/x.npz")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Masks and label maps as readers of COCO, VOC2012 and Cityscapes would see them."""
+"""Masks and label maps of exported scenes, read as tools for COCO, VOC2012 and Cityscapes read them."""
 
 import json
 
@@ -34,7 +34,7 @@ def world(tmp_path_factory):
 
 
 def _inside(polygon, height, width):
-    """Even-odd rule at the centre of each pixel, edge by edge."""
+    """Fill a polygon by the even-odd rule, evaluated at the centre of each pixel."""
     y, x = np.mgrid[:height, :width] + 0.5
     inside = np.zeros((height, width), dtype=bool)
     corners = list(zip(polygon[::2], polygon[1::2], strict=True))
@@ -56,7 +56,7 @@ def _decoded(segmentation, height, width):
 
 
 def _around(taken):
-    """Pixels that are free and have a taken one among their eight neighbours, one by one."""
+    """Find free pixels with a taken one among their eight neighbours."""
     height, width = taken.shape
     found = np.zeros_like(taken)
     for y in range(height):
@@ -84,7 +84,7 @@ def test_coco_annotations_are_the_drawn_objects(world, split, scenes):
             assert categories[item["category_id"]] == SHAPES_CLASS_NAMES[label]
             assert item["area"] == mask.sum()
             assert item["iscrowd"] == 0
-            # Along the borders of pixels: polygons are as exact as run lengths.
+            # Polygons run along pixel borders, so they are as exact as run lengths.
             assert np.array_equal(_decoded(item["segmentation"], image["height"], image["width"]), mask)
             kinds.add(type(item["segmentation"]))
     assert kinds == {list, dict}
@@ -114,7 +114,7 @@ def test_voc2012_lists(world):
 def test_voc2012_masks(world, split):
     folder = world["voc"] / "VOC2012"
     first = 1 if split == "train" else N["train"] + 1
-    scenes = draw_scenes(2, split, range(N[split], 2 * N[split]), 64)  # those after the ones of VOC2007
+    scenes = draw_scenes(2, split, range(N[split], 2 * N[split]), 64)  # they follow those of VOC2007
     for number, scene in enumerate(scenes, first):
         files = [*folder.glob(f"SegmentationClass*/2012_{number:06}.png")]
         masks = scene.masks.numpy()
@@ -195,7 +195,7 @@ def test_cityscapes_table():
 
 
 def test_torchvision_reads_them(world, split, scenes, tmp_path):
-    """Readers that others wrote; torchvision wants a devkit's own name."""
+    """torchvision's readers open the layouts; they expect a devkit to be called VOCdevkit."""
     (tmp_path / "VOCdevkit").symlink_to(world["voc"])
     segmentation = VOCSegmentation(tmp_path, "2012", split)
     assert len(segmentation) == (11 if split == "train" else 9)

@@ -1,4 +1,4 @@
-"""`tar:` over fsspec, with its in-memory store as the bucket: equal to local files, fetched once, never by halves."""
+"""`tar:` over fsspec's in-memory store: equal to local files, fetched once, and never used while incomplete."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def bucket() -> Iterator[MemoryFileSystem]:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that are read from the store."""
+    """Paths that were fetched from the store."""
     paths: list[str] = []
     get_file = MemoryFileSystem.get_file
     monkeypatch.setattr(MemoryFileSystem, "get_file", lambda self, r, p: paths.append(r) or get_file(self, r, p))
@@ -63,14 +63,14 @@ def test_equals_local_files(pattern: str, bucket: MemoryFileSystem, tmp_path: Pa
     remote, local = open_images(f"tar:memory://bucket/{pattern}"), open_images(f"tar:{tmp_path}/{pattern}")
     assert first_pixels(remote) == first_pixels(local)
     assert remote.class_names == local.class_names
-    assert remote.name(5) == "memory:///bucket/part-1.tar::class0/2.png"  # its address, not where the copy lies
+    assert remote.name(5) == "memory:///bucket/part-1.tar::class0/2.png"  # its address, not the path of the copy
 
 
 def test_fetched_once_and_anew_where_it_has_changed(bucket: MemoryFileSystem, fetched: list[str]) -> None:
     open_images("tar:memory://bucket/*.tar")
     open_images("tar:memory://bucket/*.tar")
     assert sorted(fetched) == [f"/bucket/part-{i}.tar" for i in range(3)]
-    bucket.pipe("/bucket/part-1.tar", shard([(200, 0, 0)] * 4))  # as many bytes as before
+    bucket.pipe("/bucket/part-1.tar", shard([(200, 0, 0)] * 4))  # the same number of bytes
     changed = open_images("tar:memory://bucket/*.tar")
     assert fetched[3:] == ["/bucket/part-1.tar"]
     assert changed[4].image[0, 0, 0] == 200

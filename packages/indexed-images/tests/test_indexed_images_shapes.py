@@ -14,7 +14,7 @@ def _digest(*arrays: torch.Tensor) -> str:
     return hashlib.sha256(b"".join(a.numpy().tobytes() for a in arrays)).hexdigest()[:16]
 
 
-# The worlds are promised for ever: a change here is a new world, and needs a major version.
+# The images are promised never to change: other digests need a major version.
 @pytest.mark.parametrize(
     ("seed", "split", "size", "digest"),
     [
@@ -29,7 +29,7 @@ def test_golden_worlds(seed, split, size, digest):
 
 
 def test_splitmix64_reference_values():
-    # The first outputs of SplitMix64 seeded with 0 and with 1234567, as published with the generator.
+    # The first outputs of SplitMix64 for the seeds 0 and 1234567, as published with the generator.
     gamma = np.uint64(0x9E3779B97F4A7C15)
     state = np.array([0, 1234567], dtype=np.uint64)
     assert mix(state).tolist() == [0xE220A8397B1DCDAF, 6457827717110365317]
@@ -53,7 +53,7 @@ def test_uniform_is_uniform():
 
 def test_an_image_does_not_depend_on_its_company():
     together = draw_shapes(3, "train", range(100), 32)
-    for picked in ([41], [99, 0, 41], list(range(33, 67))):
+    for picked in ([41], [99, 0, 41], list(range(33, 67)), np.array([5, 7]), torch.tensor([5, 7])):
         alone = draw_shapes(3, "train", picked, 32)
         assert torch.equal(alone.images, together.images[picked])
         assert torch.equal(alone.labels, together.labels[picked])
@@ -88,7 +88,7 @@ def test_mask_separates_object_from_ground_in_grey():
 def test_colours_keep_their_contrast_and_stay_in_gamut():
     three = colours(mix(np.arange(2000, dtype=np.uint64)), 10)
     luma = three @ np.array([0.299, 0.587, 0.114])
-    assert np.diff(luma, axis=0).min() > 0.13  # object, marks, ground: always from dark to bright
+    assert np.diff(luma, axis=0).min() > 0.13  # object, marks and ground go from dark to bright
     assert three.min() >= 0
     assert three.max() <= 1
 
@@ -130,7 +130,7 @@ def test_source_equals_drawing_across_blocks_and_pickles():
         assert torch.equal(image, drawn.images[i])
         assert (index, label) == (i, drawn.labels[i])
     copy = pickle.loads(pickle.dumps(images))
-    assert len(pickle.dumps(images)) < 20_000  # the drawn images stay behind
+    assert len(pickle.dumps(images)) < 20_000  # without the drawn images
     assert torch.equal(copy[299].image, images[299].image)
     assert torch.equal(images.resident(), drawn.images)
 

@@ -86,7 +86,7 @@ def test_refusals_say_what_to_do(tmp_path):
             open_images(f"voc07:{path}", split)
         assert "\n" not in str(caught.value)
 
-    refused(FileNotFoundError, "is no VOCdevkit: expected VOC2007/")
+    refused(FileNotFoundError, "is not a VOCdevkit: expected VOC2007/")
     refused(FileNotFoundError, "no folder", path=tmp_path / "nothing")
     year = _year(tmp_path)
     main = year / "ImageSets/Main"

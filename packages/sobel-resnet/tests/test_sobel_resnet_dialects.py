@@ -1,4 +1,4 @@
-"""Files of VISSL, Lightly, MMSelfSup's Sobel DeepCluster and DeepCluster 2018, built as those programs write them."""
+"""Files as VISSL, Lightly, MMSelfSup (DeepCluster with Sobel) and the DeepCluster code of 2018 write them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def prefixed(state: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def moved(model: ResNet) -> ResNet:
-    model(images())  # running statistics off their start
+    model(images())  # changes the running statistics
     return model
 
 
@@ -113,7 +113,7 @@ def test_lightly_sequential(tmp_path: Path, form: str, stem: Any) -> None:
     torch.testing.assert_close(again.eval()(images()), theirs.eval()(images()).flatten(1))
 
 
-def test_lightlys_names_are_the_places_of_torchvisions_children() -> None:
+def test_lightly_names_are_positions_of_torchvisions_children() -> None:
     with torch.device("meta"):
         theirs = nn.Sequential(*list(torchvision.models.resnet18().children())[:-1])
     net = resnet18(width=0.25)
@@ -155,7 +155,7 @@ def test_sobel_files(tmp_path: Path, form: str, dtype: torch.dtype) -> None:
     assert architecture_of(again)["sobel"]
     assert sum("sobel" in name for name in report.dropped) == 4
     torch.testing.assert_close(again.eval()(images()), model.eval()(images()), rtol=0, atol=0)
-    # The oracle: the file's own two convolutions before the file's own two-channel network.
+    # The oracle runs the file's own two convolutions before a two-channel network with the file's weights.
     grey = nn.functional.conv2d(images(), SOBEL["0.weight"], SOBEL["0.bias"])
     edges = nn.functional.conv2d(grey, SOBEL["1.weight"], SOBEL["1.bias"], padding=1)
     plain = ResNet("resnet18", width=0.25, in_channels=2).eval()
@@ -171,7 +171,10 @@ def test_sobel_files(tmp_path: Path, form: str, dtype: torch.dtype) -> None:
         ("0.bias", torch.tensor([0.5])),
         ("1.weight", SOBEL["1.weight"].flip(0)),  # y before x
         ("1.weight", SOBEL["1.weight"] / 8),
-        ("1.weight", torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))),  # initialised over
+        (
+            "1.weight",
+            torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0)),
+        ),  # overwritten by an initialiser
         ("1.weight", torch.zeros(2, 1, 5, 5)),
         ("2.weight", torch.zeros(2)),
     ],
@@ -203,6 +206,6 @@ def test_alexnet_and_vgg_of_2018_are_refused_by_name(tmp_path: Path, wrap: str) 
 
 
 def test_models_that_detectron2_trained_are_refused(tmp_path: Path) -> None:
-    """Their stride may sit on the 1x1 convolution, which no tensor shows."""
+    """Their stride may be on the 1x1 convolution, which no tensor shows."""
     state = {"backbone.stem.conv1.weight": torch.zeros(64, 3, 7, 7), "backbone.res2.0.conv1.weight": torch.zeros(1)}
     assert "no ResNet found" in refused(tmp_path / "x.pth", {"model": state})

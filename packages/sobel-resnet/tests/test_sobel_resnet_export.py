@@ -1,4 +1,4 @@
-"""Weights under other projects' names: what those projects expect, and back."""
+"""Weights under other projects' names: what those projects expect, and loading them again."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def images(n: int = 2, size: int = 48) -> Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_torchvision_loads_it_strictly_up_to_its_classifier() -> None:
+def test_torchvision_loads_the_export_strictly_but_for_fc() -> None:
     backbone = resnet50(seed=3).eval()
     with torch.device("meta"):
         theirs = torchvision.models.resnet50().eval()
@@ -89,10 +89,10 @@ def test_sobel_is_refused_and_the_way_out_works(to: Any) -> None:
 
 
 def test_why_the_filter_is_not_folded_into_conv1() -> None:
-    """One 9x9 convolution equals filter and conv1 inside the image and nowhere along its border."""
+    """One 9x9 convolution equals the filter followed by conv1 inside the image, but not along its border."""
     backbone = resnet18(sobel=True, width=0.25).double()
     sobel = SobelFilter().kernels.double()  # (2, 1, 3, 3)
-    # Full correlation of conv1's kernel with the filter's: what a delta image answers, read backwards.
+    # The composed kernel is the response to an image with a single 1, flipped.
     delta = torch.zeros(1, 1, 17, 17, dtype=torch.float64)
     delta[0, 0, 8, 8] = 1
     answer = F.conv2d(F.conv2d(delta, sobel, padding=1), backbone.conv1.weight, padding=3)[0]

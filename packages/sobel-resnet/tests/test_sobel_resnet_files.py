@@ -1,4 +1,4 @@
-"""Backbones to files and back, from the families whose keys are torchvision's, and refusals."""
+"""Saving and loading backbones, files of projects that use torchvision's keys, and files that are refused."""
 
 import os
 import pickle
@@ -33,7 +33,9 @@ def assert_same(a: ResNet, b: ResNet) -> None:
 )
 def test_our_own_files_round_trip(tmp_path: Path, options: dict[str, Any]) -> None:
     model = resnet18(seed=5, **options)
-    model(torch.randn(4, model.in_channels, 32, 32, generator=torch.Generator().manual_seed(0)))  # move BN statistics
+    model(
+        torch.randn(4, model.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    )  # changes the BN statistics
     save_backbone(model, tmp_path / "b.safetensors", {"method": "odc"})
     again, report = load_backbone(tmp_path / "b.safetensors")
     assert_same(model, again)

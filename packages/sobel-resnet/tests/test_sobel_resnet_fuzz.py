@@ -1,4 +1,4 @@
-"""Damaged weights: every bit flip, cut or filling ends in one line, or in the very numbers that were saved."""
+"""Damaged weights: after flipped bits, cuts and removed bytes, a file is refused in one line or loads unchanged."""
 
 import io
 import json
@@ -14,8 +14,8 @@ from safetensors.torch import save
 from sobel_resnet import ResNet, load_backbone, resnet18, save_backbone
 from sobel_resnet._checkpoint import _DIGEST
 
-N_INPUTS = int(os.environ.get("CLUSTER_SSL_FUZZ", 40))  # of each of five: four kinds of files, and any bytes
-MODEL = resnet18(sobel=True, width=1 / 64, seed=3)  # 25 kB: the headers are as large as the weights
+N_INPUTS = int(os.environ.get("CLUSTER_SSL_FUZZ", 40))  # per kind of file (four), and for random bytes
+MODEL = resnet18(sobel=True, width=1 / 64, seed=3)  # 25 kB, so headers are about as large as weights
 FUZZ = settings(
     max_examples=N_INPUTS,
     derandomize=True,
@@ -45,7 +45,7 @@ WHOLE = {
 
 
 def load(path: Path, data: bytes) -> ResNet | None:
-    """The model of a file of these bytes, or None: then it was refused in one line. A crash would end this process."""
+    """Load a file of these bytes; None if it was refused in one line. A crash would end this process."""
     path.write_bytes(data)
     try:
         return load_backbone(path)[0]
@@ -63,10 +63,10 @@ def is_what_was_saved(model: ResNet | None) -> bool:
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_damaged_files(tmp_path: Path, kind: str) -> None:
-    """Checksums are in ours and in zips; the two others may load with other numbers, of the same shapes."""
+    """Our files and zips have checksums; the other two kinds may load with other values of the same shapes."""
     whole = WHOLE[kind](tmp_path)
 
-    # Half of the damage goes into the first and last 4 kB, where headers and directories are.
+    # Half of the damage is in the first and last 4 kB, which hold the headers and the zip's directory.
     edge = st.integers(0, 4095) | st.integers(len(whole) - 4096, len(whole) - 1)
     place = edge | st.integers(0, len(whole) - 1)
 
@@ -112,7 +112,7 @@ def test_the_hash_sees_what_safetensors_do_not(tmp_path: Path, where: str) -> No
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(ValueError, match="differ from their hash"):
         load_backbone(tmp_path / "x")
-    # In a file of format 1, which has no hash, the same damage goes unseen.
+    # A file of format 1 has no hash, so the same damage goes unnoticed.
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + length])
     del header["__metadata__"][_DIGEST]
@@ -131,7 +131,7 @@ def test_the_checksums_of_a_zip_are_compared(tmp_path: Path) -> None:
 
 
 def test_files_without_a_hash_load(tmp_path: Path) -> None:
-    """Ours of before it, and everybody's; a zip that was written without checksums, too."""
+    """Files of format 1, and a zip that was written without checksums."""
     about = {"sobel_resnet": "1", "arch": "resnet18", "sobel": "true", "stem": "imagenet"}
     assert is_what_was_saved(
         load(tmp_path / "x", save(MODEL.state_dict(), about | {"width": str(1 / 64), "in_channels": "3"}))

@@ -1,8 +1,8 @@
-"""Projector, OdcNeck and seeded head initialisation."""
+"""Projector and OdcNeck."""
 
 import pytest
 import torch
-from sobel_resnet import OdcNeck, Projector, init_linear_
+from sobel_resnet import OdcNeck, Projector
 from torch import nn
 from torch.nn import functional as F
 
@@ -73,17 +73,6 @@ def test_linear_layers_follow_pytorchs_law_from_the_seed_alone() -> None:
             assert parameter.abs().max() <= bound
         assert linear.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
         assert linear.bias.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
-
-
-def test_init_linear() -> None:
-    before = torch.random.get_rng_state()
-    linear = nn.utils.skip_init(nn.Linear, 256, 1000)
-    assert init_linear_(linear, std=0.02, seed=5) is linear
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert linear.weight.std().item() == pytest.approx(0.02, rel=0.01)
-    assert torch.all(linear.bias == 0)
-    twin = init_linear_(nn.Linear(256, 1000, bias=False), std=0.02, seed=5)
-    assert torch.equal(twin.weight, linear.weight)
 
 
 def test_sync_batchnorm_conversion() -> None:

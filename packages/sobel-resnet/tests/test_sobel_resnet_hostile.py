@@ -1,4 +1,4 @@
-"""Files made to do harm: code, sizes that are not there, containers without end, tensors of other kinds."""
+"""Hostile files: code in pickles, forged sizes, endless containers and unusual kinds of tensors."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def refused(path: Path) -> str:
 
 
 class Call:
-    """Pickles as a call, with whatever arguments."""
+    """An object whose pickle calls a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.reduced = function, arguments
@@ -44,7 +44,7 @@ class Call:
 
 
 def _tar(path: Path, content: Any) -> None:
-    """torch's format before 0.1.10: three pickles in a tar."""
+    """Write torch's format before 0.1.10: a tar of pickles."""
     with tarfile.open(path, "w") as archive:
         for name in ("sys_info", "storages", "tensors", "pickle"):
             info = tarfile.TarInfo(name)
@@ -134,14 +134,14 @@ def _with(stem: Any) -> dict[str, Any]:
 
 
 def _broad() -> dict[str, Tensor]:
-    """A ResNet-18 of 45 GB, all of it one number: every shape fits every other."""
+    """A ResNet-18 of 45 GB whose tensors all share one number; the shapes are consistent."""
     with torch.device("meta"):
         state = resnet18(width=32.0).state_dict()
     return {key: expanded(*value.shape, dtype=value.dtype) for key, value in state.items()}
 
 
 def _beyond(n: int) -> Call:
-    storage = torch.zeros(4).storage()  # torch warns of typed storages, but this is how files name them
+    storage = torch.zeros(4).storage()  # torch deprecates typed storages, but files still refer to them
     return Call(torch._utils._rebuild_tensor_v2, storage, 0, (n, 1, 1, 1), (1, 1, 1, 1), False, OrderedDict())
 
 
@@ -149,7 +149,7 @@ _CHILD = """
 import resource, sys
 from pathlib import Path
 from sobel_resnet import load_backbone, resnet18
-load_backbone(sys.argv[1])  # what torch allocates once is not counted
+load_backbone(sys.argv[1])  # so that torch's one-time allocations are not counted
 space = 1024 * int(next(l.split()[1] for l in open("/proc/self/status") if l.startswith("VmSize")))
 resource.setrlimit(resource.RLIMIT_AS, (space + 2**30, space + 2**30))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -164,9 +164,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
-@pytest.mark.skipif(sys.platform != "linux", reason="limits and memory are read as on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads memory limits and use from Linux interfaces")
 def test_what_a_file_claims_is_not_allocated(tmp_path: Path) -> None:
-    """In a process that may take 1 GiB more than it has: 18 files that claim up to 100 GB, each refused in one line."""
+    """In a process limited to 1 GiB more than it has, 18 files that claim up to 100 GB are refused in one line each."""
     save_backbone(resnet18(width=1 / 64), tmp_path / "good")
     for number, write in enumerate(CLAIMS.values()):
         write(tmp_path / f"{number:02}")
@@ -186,7 +186,7 @@ def test_a_compressed_zip_is_refused_unread(tmp_path: Path) -> None:
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(tmp_path / "x", "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
-    assert torch.load(tmp_path / "x", weights_only=True)["fc.weight"].numel() == 10**6  # torch unpacks whatever comes
+    assert torch.load(tmp_path / "x", weights_only=True)["fc.weight"].numel() == 10**6  # torch itself unpacks it
     assert "compressed, which torch.save never does" in refused(tmp_path / "x")
 
 

@@ -12,7 +12,7 @@ def images(size: int = 32, channels: int = 3) -> Tensor:
 
 
 def trained(backbone: ResNet) -> ResNet:
-    """Running statistics moved away from 0 and 1, then evaluation mode."""
+    """Change the running statistics from 0 and 1, then switch to evaluation mode."""
     backbone(images(64, backbone.in_channels))
     return backbone.eval()
 
@@ -27,7 +27,7 @@ def trained(backbone: ResNet) -> ResNet:
     ],
     ids=["half as wide", "sobel", "cifar", "grey"],
 )
-def test_equal_to_the_backbones_stages_and_says_its_shapes(backbone: ResNet) -> None:
+def test_maps_channels_and_strides_are_those_of_the_backbone(backbone: ResNet) -> None:
     trained(backbone)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     names = ("feature5", "feature1", "feature3", "feature2", "feature4")  # any order
@@ -64,7 +64,7 @@ def test_equal_to_torchvisions_dilated_resnet50(output_stride: int) -> None:
 @pytest.mark.parametrize("make", [resnet18, resnet50])
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 def test_a_dilated_stage_computes_what_it_was_trained_for(make: type[ResNet], output_stride: int) -> None:
-    """Sampled at the old stride, the dilated maps are the old maps, border included."""
+    """Sampled at the old stride, the dilated maps equal the old maps, including the border."""
     backbone = trained(make(width=0.25)).double()  # type: ignore[arg-type]
     x = images(64).double()
     net = FeatureMaps(backbone, output_stride=output_stride)  # type: ignore[arg-type]

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
+import numpy as np
 import pytest
 import sobel_resnet
 import torch
 import torchvision
-from sobel_resnet import ResNet, SobelFilter, resnet18, resnet50
+from sobel_resnet import FeatureMaps, LastStage, OdcNeck, Projector, ResNet, SobelFilter, resnet18, resnet50
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +31,7 @@ def test_keys_and_outputs_are_torchvisions(arch: str) -> None:
     for train in (True, False):
         ours.train(train), theirs.train(train)
         torch.testing.assert_close(ours(images()), theirs(images()))
-    for key, value in theirs.state_dict().items():  # running statistics moved alike
+    for key, value in theirs.state_dict().items():  # the running statistics, too
         torch.testing.assert_close(ours.state_dict()[key], value)
 
 
@@ -86,12 +88,12 @@ torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-3 * exact.abs()
 
 
 def test_thin_trunks_keep_clear_of_a_crash_in_onednn() -> None:
-    """A process of its own: without `_ThinProjection` it ends in a segmentation fault on CPUs with AVX-512."""
+    """In a process of its own, because without `_ThinProjection` it crashes on CPUs with AVX-512."""
     subprocess.run([sys.executable, "-c", THIN], check=True)
 
 
 def test_half_precision_gradients_of_one_pixel() -> None:
-    """Crops of 16 pixels reach layer4 as one: without `_StridedConv` its weight gradient holds what memory held."""
+    """Crops of 16 pixels reach layer4 as one pixel; without `_StridedConv`, its gradient is read out of bounds."""
     model, exact = resnet18(width=0.25), resnet18(width=0.25).double()
     crops = images(60, 16)
     exact(crops.double()).square().sum().backward()
@@ -103,7 +105,7 @@ def test_half_precision_gradients_of_one_pixel() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             model(crops).float().square().sum().backward()
         difference = (model.layer4[0].conv1.weight.grad - gradient).norm() / gradient.norm()
-        assert difference < 0.5  # bfloat16 has two digits, and batch norm takes differences; foreign memory gave 1e20
+        assert difference < 0.5  # bfloat16 has two digits and batch norm takes differences; the bug gave 1e20
 
 
 def test_list_of_crops_runs_once_per_consecutive_resolution() -> None:
@@ -120,7 +122,7 @@ def test_list_of_crops_runs_once_per_consecutive_resolution() -> None:
         model([])
 
 
-def test_construction_is_seeded_and_leaves_the_global_generator_alone() -> None:
+def test_construction_is_seeded_and_keeps_the_global_generator() -> None:
     before = torch.random.get_rng_state()
     a, b, c = resnet18(seed=3), resnet18(seed=3), resnet18(seed=4)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -129,7 +131,7 @@ def test_construction_is_seeded_and_leaves_the_global_generator_alone() -> None:
     assert not torch.equal(a.conv1.weight, c.conv1.weight)
 
 
-def test_initial_law_is_kaiming_fan_out_and_no_weight_is_left_unset() -> None:
+def test_weights_start_kaiming_fan_out_and_none_is_left_unset() -> None:
     model = resnet50(zero_init_residual=True)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -154,6 +156,30 @@ def test_sync_batchnorm_conversion() -> None:
     assert nn.SyncBatchNorm in kinds
     assert nn.BatchNorm2d not in kinds
     assert list(model.state_dict()) == list(resnet18(sobel=True).state_dict())
+
+
+def test_numpy_arrays_count_as_cpu_tensors() -> None:
+    model = resnet18(sobel=True, width=0.25).eval()
+    features, maps = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)), model.stages(images())
+    array = images().numpy()
+    array.flags.writeable = False  # as a memory map opened for reading
+    assert torch.equal(model(array), model(images()))
+    assert torch.equal(model([array, array]), model([images(), images()]))
+    for found, wanted in (
+        (model.stages(array), maps),
+        (dict(enumerate(FeatureMaps(model)(array))), dict(enumerate(list(maps.values())[1:]))),
+        ({0: LastStage(model)(maps["feature4"].detach().numpy())}, {0: maps["feature5"]}),
+        ({0: SobelFilter()(array)}, {0: SobelFilter()(images())}),
+        *(({0: head(features.numpy())}, {0: head(features)}) for head in (Projector(6, 5, 4), OdcNeck(6, 5, 4).eval())),
+    ):
+        assert all(isinstance(value, Tensor) and torch.equal(value, wanted[key]) for key, value in found.items())
+    with pytest.raises(ValueError, match=r"images must be \(B, 3, H, W\), got \(3, 8, 8\)"):
+        model(np.zeros((3, 8, 8), np.float32))
+
+
+def test_the_package_lists_its_public_names() -> None:
+    assert all(hasattr(sobel_resnet, name) for name in sobel_resnet.__all__)
+    assert sobel_resnet.__version__ == version("sobel-resnet")
 
 
 def sobel_oracle(x: Tensor) -> Tensor:
@@ -183,7 +209,7 @@ def test_sobel_on_ramps_and_constants() -> None:
     assert torch.allclose(along_y[:, 1], torch.tensor(-8.0))
     constant = filtered(torch.ones(1, 3, 7, 7))
     assert torch.all(constant[inside] == 0)
-    assert constant[0, 0, 3, 0] != 0  # zero padding: the border answers, as in the references
+    assert constant[0, 0, 3, 0] != 0  # zero padding: the border responds, as in the references
 
 
 def test_sobel_is_safe_from_initialisers_and_optimisers() -> None:

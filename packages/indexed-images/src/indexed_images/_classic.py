@@ -1,4 +1,4 @@
-"""`cifar10`, `cifar100`, `stl10`: torchvision's copies of classic sets."""
+"""The sources `cifar10`, `cifar100` and `stl10`, read through torchvision."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def open_cifar100(request: Request) -> ArraySource:
 
 def open_stl10(request: Request) -> ArraySource:
     data = _open("STL10", "stl10", request, split="train" if request.split == "train" else "test")
-    images = data.data.transpose(0, 2, 3, 1)  # torchvision keeps this one (N, 3, H, W)
+    images = data.data.transpose(0, 2, 3, 1)  # torchvision stores STL-10 as (N, 3, H, W)
     return ArraySource(images, data.labels.astype(np.int64), list(data.classes), "stl10")
 
 

@@ -1,4 +1,4 @@
-"""The dataset itself: indexing, the policy for corrupt files, and the resident tensor."""
+"""The dataset: indexing, the policy for corrupt files, and the resident tensor."""
 
 import builtins
 import operator
@@ -17,15 +17,27 @@ OnCorrupt = Literal["raise", "replace"]
 
 
 class Sample(NamedTuple):
-    """image uint8 (3, H, W) RGB; index, the one asked for; label, -1 without labels and in a multi-label set."""
+    """One image of a dataset.
+
+    Attributes:
+        image: uint8 (3, H, W), RGB.
+        index: The requested index, even if another image replaces a corrupt one.
+        label: Class index; -1 without labels and in a multi-label set.
+    """
 
     image: Tensor
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a sample
+    index: int  # type: ignore[assignment]  # hides tuple.index, which a sample does not need
     label: int
 
 
 class Skipped(NamedTuple):
-    """A corrupt file that was met: its own dataset index, its path, and why it could not be read."""
+    """A corrupt file that was met.
+
+    Attributes:
+        index: Its index in the dataset.
+        path: Its path, or another name of the image.
+        reason: Why it could not be read.
+    """
 
     index: int  # type: ignore[assignment]
     path: str
@@ -33,15 +45,20 @@ class Skipped(NamedTuple):
 
 
 class IndexedImages(Dataset[Sample]):
-    """A map-style dataset of `Sample`; made by `open_images`.
+    """A map-style dataset of `Sample`, created by `open_images`.
 
-    A corrupt file raises `CorruptImage` naming it (`on_corrupt="raise"`), or the next good index stands in ("replace"):
-    then image and label are the replacement's, and `Sample.index` stays the one asked for, so that memories keep their
-    slot. When replacing, more than 1 % of the set (and more than one file) is an error. Holds no open file; pickles;
-    may be used from threads and from loader workers, which share one count of corrupt files.
+    A corrupt file raises `CorruptImage` with its name (`on_corrupt="raise"`) or is replaced by the next good image
+    (`"replace"`). A replacement brings its own label, while `Sample.index` stays the requested one, so that a memory
+    bank keeps one slot per index. "replace" raises too if more than 1 % of the set, and more than one file, is corrupt.
 
-    labels: int64 (N,) class indices; in a multi-label set (N, C) of 1 present, 0 absent, -1 present but to be ignored
-    (VOC's difficult), and `Sample.label` is -1; None without labels. class_names: of its indices or columns, or None.
+    The dataset holds no open file and can be pickled. Threads and loader workers may use it; they share one list of
+    corrupt files.
+
+    Attributes:
+        spec: The text that names the source.
+        labels: int64 (N,) class indices, or None. In a multi-label set (N, C): 1 present, 0 absent, -1 present but to
+            be ignored (VOC's difficult objects).
+        class_names: Names of the class indices or columns, or None.
     """
 
     def __init__(self, source: Source, spec: str, on_corrupt: OnCorrupt = "raise") -> None:
@@ -52,7 +69,7 @@ class IndexedImages(Dataset[Sample]):
         self.class_names: list[str] | None = source.class_names
         self._source = source
         self._on_corrupt = on_corrupt
-        # One byte an image in shared memory: what a loader's workers meet is counted, and listed, in every process.
+        # One byte per image in shared memory, so that every process knows the corrupt files that workers met.
         self._corrupt = torch.zeros(len(source), dtype=torch.uint8).share_memory_()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -73,7 +90,17 @@ class IndexedImages(Dataset[Sample]):
         return self._replacement(asked)
 
     def bytes(self, index: SupportsIndex) -> builtins.bytes | None:
-        """The undecoded file of image `index`; None where the source has no encoded files."""
+        """Read the encoded file of an image.
+
+        Args:
+            index: Index of the image.
+
+        Returns:
+            The bytes of the file, or None if the source has no encoded files.
+
+        Raises:
+            CorruptImage: If the file cannot be read.
+        """
         i = self._checked(index)
         try:
             return self._source.read(i)
@@ -86,16 +113,26 @@ class IndexedImages(Dataset[Sample]):
         size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """All images as one uint8 tensor (N, 3, S, S) on `device`, decoded by a pool of threads.
+        """Decode all images, with a pool of threads, into one tensor.
 
-        size: the short side is resized to it (bilinear, antialiased), then the centre is cropped; None keeps the images
-        as they are, (N, 3, H, W), and raises ValueError if they differ. progress: called with (images done, N).
+        Args:
+            device: Where the tensor is to be.
+            size: Side S of the images. The short side is resized to S (bilinear, antialiased) and the centre is
+                cropped. None keeps the images as they are.
+            progress: Called with the number of images done and N.
+
+        Returns:
+            uint8 (N, 3, S, S), or (N, 3, H, W) if `size` is None.
+
+        Raises:
+            ValueError: If `size` is below 1, or None while the images differ in size.
+            CorruptImage: If a file is corrupt, by the policy of the dataset.
         """
         return load_resident(lambda i: self[i].image, len(self), device, size, progress)
 
     @property
     def skipped(self) -> list[Skipped]:
-        """The corrupt files met so far, each once, by index."""
+        """The corrupt files met so far, in any process, each once, in the order of their indices."""
         met: list[int] = self._corrupt.nonzero().flatten().tolist()
         return [Skipped(i, self._source.name(i), self._reason(i)) for i in met]
 
@@ -109,7 +146,14 @@ class IndexedImages(Dataset[Sample]):
         return f"IndexedImages({self.spec!r}, {len(self)} images, {labels})"
 
     def name(self, index: SupportsIndex) -> str:
-        """What image `index` is called: its path, or `archive::member`, or `source[index]`."""
+        """Return the name of an image.
+
+        Args:
+            index: Index of the image.
+
+        Returns:
+            Its path, `archive::member` in a tar, or `source[index]`.
+        """
         return self._source.name(self._checked(index))
 
     def _checked(self, index: SupportsIndex) -> int:
@@ -141,14 +185,14 @@ class IndexedImages(Dataset[Sample]):
             )
 
     def _reason(self, i: int) -> str:
-        # Read again rather than remembered: the file may have been met in another process.
+        # Reasons are not shared between processes, so read the file again.
         try:
             self._source.image(i)
         except CorruptImage as error:
             return str(error)
-        return "could not be read once, can be read now"
+        return "could not be read before, but can be read now"
 
 
 def _shown(name: str) -> str:
-    """A file's name fit for a terminal: line breaks, control characters and bytes that are no UTF-8 escaped."""
+    """Make a file name safe to print: escape line breaks, control characters and bytes that are not UTF-8."""
     return name if name.isprintable() else ascii(name)

@@ -1,4 +1,4 @@
-"""Encoded bytes to a uint8 RGB tensor: every Pillow mode made 8-bit RGB, upright, or a named reason why not."""
+"""Decode image files of any Pillow mode to uint8 RGB tensors."""
 
 import io
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
-# Judged by content, not by name. No other reader of Pillow's is asked: some start programs (EPS runs Ghostscript).
+# Pillow may try these formats only, whatever a file is called: other readers can start programs (EPS runs Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _HOW_TO_RAISE = "(set PIL.Image.MAX_IMAGE_PIXELS higher if you trust the file)"
-_BYTES_A_PIXEL = 8  # four channels of 16 bit: more than any file of these formats needs
+_BYTES_A_PIXEL = 8  # four channels of 16 bits: no file of these formats needs more
 
 
 class CorruptImage(ValueError):
@@ -20,12 +20,12 @@ class CorruptImage(ValueError):
 
 
 def decode(data: bytes, upright: bool = True) -> Tensor:
-    """The first frame of an encoded image as uint8 (3, H, W), RGB.
+    """Decode the first frame of an image to uint8 (3, H, W), RGB.
 
-    upright: turn it as EXIF says; False leaves it as it is stored, as torchvision's loaders do. Transparency is
-    composited on white; 16-bit grey is scaled (v / 257, rounded), not clipped; CMYK is converted. Raises CorruptImage
-    with the reason. More pixels than `PIL.Image.MAX_IMAGE_PIXELS` count as a decompression bomb, refused from the
-    header: no memory is taken for them.
+    With `upright`, the image is rotated as its EXIF says; torchvision's loaders never do that. Transparency is
+    composited on white, 16-bit grey is scaled (v / 257, rounded) and CMYK is converted. Raises CorruptImage with the
+    reason. An image of more than `PIL.Image.MAX_IMAGE_PIXELS` is refused as a decompression bomb after its header was
+    read, before memory is allocated.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
@@ -36,23 +36,23 @@ def decode(data: bytes, upright: bool = True) -> Tensor:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise CorruptImage(f"decompression bomb: {error} {_HOW_TO_RAISE}") from error
-    except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, zlib.error, ...
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, zlib.error, ... on damaged files
         reason = "not an image Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise CorruptImage(" ".join(reason.split()) or type(error).__name__) from error
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def check_size(n_bytes: int) -> None:
-    """Raise CorruptImage, before anything is read, if no image within the limit of pixels is as large as this file."""
+    """Raise CorruptImage if a file is larger than any image within the limit of pixels; call before reading it."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and n_bytes > _BYTES_A_PIXEL * limit:
         raise CorruptImage(
-            f"{n_bytes:,} bytes, limit {_BYTES_A_PIXEL * limit:,}: no image of {limit} pixels {_HOW_TO_RAISE}"
+            f"{n_bytes:,} bytes, limit {_BYTES_A_PIXEL * limit:,}: too large for {limit} pixels {_HOW_TO_RAISE}"
         )
 
 
 def _refuse_bomb(image: Image.Image) -> None:
-    # Pillow only warns between one and two times its limit; warning filters are process-wide, so we count ourselves.
+    # Between one and two times its limit Pillow only warns, and warning filters are process-wide, so count here.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise CorruptImage(f"decompression bomb: {image.width}x{image.height} pixels, limit {limit} {_HOW_TO_RAISE}")
@@ -61,7 +61,7 @@ def _refuse_bomb(image: Image.Image) -> None:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block, which raises nearly anything, does not break the image
+    except Exception:  # a broken EXIF block raises nearly anything, but the image itself may be intact
         return image
 
 
@@ -79,7 +79,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_16_to_8(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)  # I;16, I;16B and I (32-bit) alike
+    values = np.asarray(image).astype(np.int64)  # modes I;16, I;16B and I (32-bit)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise CorruptImage(f"integer pixels in [{low}, {high}] do not fit 16 bit: convert the file to 8 or 16 bit")

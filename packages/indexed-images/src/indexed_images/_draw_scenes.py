@@ -1,8 +1,9 @@
-"""`draw_scenes`: images of several textured shapes, by the rules of `_shapes.py`: exact, and drawn from a hash.
+"""`draw_scenes`: images of several textured shapes, drawn from a hash by the exact operations of `_shapes.py`.
 
-Objects are put down from the front to the back, so that one already there never changes; they are painted from the back
-to the front. A rim one pixel wide in the colour of the ground parts each from what is behind it: all are dark.
-H, W pixels of a scene; a window is the part of it that holds one object, h x w.
+Objects are placed from front to back, so that a new one never changes those already there, and painted from back to
+front. All objects are dark, so a rim of one pixel in the colour of the ground separates each from what is behind it.
+
+Notation: a scene has H x W pixels; the window of an object is the part of the scene around it, h x w pixels.
 """
 
 import math
@@ -30,16 +31,22 @@ from ._shapes import (
 
 MIN_SCENE_SIZE = 32
 _MOST_OBJECTS = 5
-_TRIES = 4  # places tried for an object
-_LEAST_VISIBLE = 0.4  # of its area
-_STREAM = 3  # apart from those of single objects and of the digits
+_TRIES = 4  # places tried per object
+_LEAST_VISIBLE = 0.4  # share of an object's area that must be visible
+_STREAM = 3  # random stream, and 4 for held-out splits; draw_shapes uses 0 and 1, the split of the digits 2
 
 
 @dataclass(frozen=True)
 class Scene:
-    """image uint8 (3, H, W); of k objects, the front one first: labels int64 (k,); boxes int64 (k, 4), x1 y1 x2 y2 in
-    pixels, x2 and y2 exclusive, the exact extents of the masks; masks bool (k, H, W), True where more than half of a
-    pixel is the object and it is seen: no two overlap or touch."""
+    """A drawn image with k objects, the front one first.
+
+    Attributes:
+        image: uint8 (3, H, W), RGB.
+        labels: int64 (k,), indices into `SHAPES_CLASS_NAMES`.
+        boxes: int64 (k, 4), x1 y1 x2 y2 in pixels, x2 and y2 exclusive; the exact extents of the masks.
+        masks: bool (k, H, W), True where the object covers more than half of a pixel and is not hidden. Masks neither
+            overlap nor touch.
+    """
 
     image: Tensor
     labels: Tensor
@@ -52,18 +59,29 @@ class _Object:
     label: int
     window: tuple[slice, slice]
     mask: np.ndarray  # bool (h, w)
-    covered: np.ndarray  # float32 (1, 1, h, w), as are the next two
-    marked: np.ndarray
-    rimmed: np.ndarray  # with its rim
+    covered: np.ndarray  # float32 (1, 1, h, w), share of each pixel
+    marked: np.ndarray  # the same for its marks
+    rimmed: np.ndarray  # the same for the object with its rim
     colour: np.ndarray  # (1, 3)
     mark: np.ndarray  # (1, 3)
 
 
 def draw_scenes(seed: int, split: str, indices: Iterable[int], size: int = 128) -> list[Scene]:
-    """Draw scenes of 1 to 5 objects each, size x 4/3 size pixels; each depends on (seed, split, index, size) alone.
+    """Draw scenes of one to five objects; a scene depends on (seed, split, index, size) only.
 
-    An object is a ninth to a third of the height in radius, and at least 40 % of its area is seen. split: "train" or
-    "val" ("test" is the same scenes). size: H >= 32. Raises ValueError outside of these.
+    The radius of an object is a ninth to a third of the height, and at least 40 % of its area is visible.
+
+    Args:
+        seed: Seed of the data set.
+        split: "train" or "val"; "test" gives the scenes of "val".
+        indices: Indices of the scenes, 0 or above; any integers, a NumPy array or a tensor.
+        size: Height H of a scene in pixels, at least 32. The width is 4/3 H.
+
+    Returns:
+        One scene per index, as tensors on the CPU.
+
+    Raises:
+        ValueError: If an argument is outside these limits.
     """
     if size < MIN_SCENE_SIZE:
         raise ValueError(f"size of a scene must be at least {MIN_SCENE_SIZE} pixels, got {size}")
@@ -90,7 +108,7 @@ def _draw(key: np.ndarray, height: int, width: int) -> Scene:
 
 
 def _put_down(key: np.ndarray, height: int, width: int) -> list[_Object]:
-    """The objects of a scene, the front one first; one that is hidden too much wherever it is tried is left out."""
+    """Place the objects of a scene, the front one first; leave out one that is hidden too much at all places tried."""
     free = np.ones((height, width), dtype=bool)
     objects: list[_Object] = []
     for tries in _candidates(key, height, width):
@@ -104,10 +122,10 @@ def _put_down(key: np.ndarray, height: int, width: int) -> list[_Object]:
 
 
 def _candidates(key: np.ndarray, height: int, width: int) -> Iterator[Iterator[_Object]]:
-    """Of each object of a scene itself, whole, at one place after the other, drawn when asked for."""
+    """Yield, for each object of a scene, the unhidden object at one place after the other, drawn lazily."""
     count = 1 + int(uniform(key, 0, 0, _MOST_OBJECTS)[0])
     keys = hash64(key, 100 + np.arange(count))
-    labels, radius = drawn_labels(keys), 0.33 / uniform(keys, 1, 1.0, 3.0)  # more small ones than large
+    labels, radius = drawn_labels(keys), 0.33 / uniform(keys, 1, 1.0, 3.0)  # more small objects than large ones
     looks = object_looks(keys, labels, radius, radius * uniform(keys, 5, 0.5, 0.65))
     reach = radius * EXTENT[looks.shape]
     places = uniform(keys, 100 + np.arange(2 * _TRIES)[:, None]).reshape(_TRIES, 2, count)
@@ -133,7 +151,7 @@ def _candidates(key: np.ndarray, height: int, width: int) -> Iterator[Iterator[_
 
 
 def _window(centre: float, reach: float, height: int, end: int) -> slice:
-    """The pixels of an axis that an object and its rim may touch."""
+    """Return the pixels along an axis that an object and its rim may touch."""
     first, last = math.floor((centre - reach) * height), math.floor((centre + reach) * height)
     return slice(max(first - 1, 0), min(last + 2, end))
 
@@ -144,7 +162,7 @@ def _samples(pixels: slice, height: int) -> np.ndarray:
 
 
 def _widened(shares: np.ndarray) -> np.ndarray:
-    """Each pixel the greatest of itself and its eight neighbours, float32 (1, 1, h, w)."""
+    """Dilate by one pixel: the maximum of each pixel and its eight neighbours, float32 (1, 1, h, w)."""
     padded = np.pad(shares, ((0, 0), (0, 0), (1, 1), (1, 1)))
     rows = np.maximum(np.maximum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
     return np.maximum(np.maximum(rows[..., :-2], rows[..., 1:-1]), rows[..., 2:])

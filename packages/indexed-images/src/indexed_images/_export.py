@@ -1,4 +1,4 @@
-"""`export_shapes`: the drawn world as files, in the layouts that benchmark tools read."""
+"""`export_shapes`: drawn images as files, in the layouts that benchmark tools read."""
 
 import os
 import tempfile
@@ -22,14 +22,32 @@ def export_shapes(
     seed: int = 0,
     size: int | None = None,
 ) -> str:
-    """Write the drawn world in a benchmark set's layout; returns the spec that opens it, or the path if there is none.
+    """Write drawn images in the layout of a benchmark set, so that tools for that set run without a download.
 
-    imagenet: train/<class>/ and val/<class>/ with the images of `draw_shapes`, size (64) x size pixels, as JPEG. The
-    others hold the scenes of `draw_scenes`, size (128) x 4/3 size pixels, n_train and n_val of them. voc: VOC2007/ and
-    VOC2012/, other scenes in each; an object in a box under a quarter of the height is called difficult. coco:
-    train2017/, val2017/, annotations/. cityscapes: leftImg8bit/, gtFine/. All is written beside the folder first, then
-    renamed: it is there whole, or not at all. Raises ValueError for another layout, an n below 1 or a size below 16
-    pixels (scenes: 32), FileExistsError if the folder is not empty.
+    The README describes the layouts. Everything is written to a temporary folder that is renamed at the end, so
+    `folder` is complete or does not change.
+
+    Args:
+        folder: Where to write; it must not exist or be empty.
+        layout: "imagenet" writes images of `draw_shapes` into class folders. "voc" (VOC2007 and VOC2012), "coco" and
+            "cityscapes" write scenes of `draw_scenes`.
+        n_train: Number of training images; in "voc" per year.
+        n_val: Number of held-out images; in "voc" per year.
+        seed: Seed of the images.
+        size: Height in pixels; 64 by default for "imagenet" (at least 16), 128 for scenes (at least 32). Images of
+            "imagenet" are square, the width of scenes is 4/3 of the height.
+
+    Returns:
+        The spec that opens the images with `open_images`, or the path of the folder if no source reads the layout.
+
+    Raises:
+        ValueError: If the layout is unknown, or a number or the size is too small.
+        FileExistsError: If the folder is not empty.
+
+    Example:
+        ```python
+        images = open_images(export_shapes("world", "voc", n_train=100, n_val=50))
+        ```
     """
     if layout not in ("imagenet", "voc", "coco", "cityscapes"):
         raise ValueError(f"layout must be 'imagenet', 'voc', 'coco' or 'cityscapes', got {layout!r}")

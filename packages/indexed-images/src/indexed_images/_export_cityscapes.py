@@ -1,4 +1,4 @@
-"""The drawn world in Cityscapes' layout (Cordts et al. 2016, arXiv:1604.01685): label, training and instance ids."""
+"""Write scenes in Cityscapes' layout (Cordts et al. 2016, arXiv:1604.01685): label, training and instance ids."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from ._draw_scenes import Scene
 from ._outlines import outlines, signed_area
 from ._scene_files import each_scene, map_of, save_image
 
-# Cityscapes' labels by id, with the training id; 255 is left out of training and scores.
+# Cityscapes' labels by id, with their training ids; 255 is ignored in training and scoring.
 CITYSCAPES_LABELS = (
     ("unlabeled", 255),
     ("ego vehicle", 255),
@@ -47,14 +47,17 @@ CITYSCAPES_LABELS = (
     ("motorcycle", 17),
     ("bicycle", 18),
 )
-_FIRST_COUNTED = 24  # a person; this label and all after it are told apart by instance
+_FIRST_COUNTED = 24  # person; this label and all later ones have instances
 _VOID = 0
 _ROAD, *_OF_SHAPES = (number for number, (_, train_id) in enumerate(CITYSCAPES_LABELS) if train_id != 255)
 _CITIES = {"train": ("discheim", "ringstadt", "kreuzau"), "val": ("dreieck",)}
 
 
 def write_cityscapes(folder: Path, n_train: int, n_val: int, seed: int, size: int) -> None:
-    """leftImg8bit/ and gtFine/: the ground is road, shape k has training id k + 1, a border of one pixel no label."""
+    """Write leftImg8bit/ and gtFine/.
+
+    The ground is road and shape k has training id k + 1. A border of one pixel around objects is unlabeled.
+    """
     for split, n in (("train", n_train), ("val", n_val)):
         cities = _CITIES[split]
         for number, scene in enumerate(each_scene(seed, split, range(n), size)):
@@ -84,12 +87,12 @@ def _write_truth(scene: Scene, stem: Path) -> None:
 
 
 def _polygons(scene: Scene, labels: list[int]) -> dict[str, object]:
-    """Outlines to be painted in their order: a hole is a piece of road on top. The void border is not in them."""
+    """Return outlines to paint in their order: a hole is an outline of road on top. The void border is left out."""
     _, height, width = scene.image.shape
     found = [(_ROAD, [0, 0, width, 0, width, height, 0, height])]
     for mask, label in zip(scene.masks.numpy(), labels, strict=True):
         found += [(label if signed_area(outline) > 0 else _ROAD, outline) for outline in outlines(mask)]
-    found.sort(key=lambda item: -abs(signed_area(item[1])))  # what is inside another outline is smaller
+    found.sort(key=lambda item: -abs(signed_area(item[1])))  # an outline inside another one is smaller
     objects = [
         {"label": CITYSCAPES_LABELS[label][0], "polygon": list(zip(outline[::2], outline[1::2], strict=True))}
         for label, outline in found

@@ -1,4 +1,4 @@
-"""The drawn world in COCO's layout: instances as boxes and masks in one JSON file a split."""
+"""Write scenes in COCO's layout: one JSON file per split with boxes and masks of all instances."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from ._outlines import outlines, run_lengths, signed_area
 from ._scene_files import each_scene, save_image
 from ._shapes import SHAPES_CLASS_NAMES
 
-CATEGORY_IDS = (1, 2, 3, 5, 7, 8, 13, 17, 18, 44, 62, 90)  # with gaps, as COCO's: an id is not an index
+CATEGORY_IDS = (1, 2, 3, 5, 7, 8, 13, 17, 18, 44, 62, 90)  # with gaps as in COCO, where an id is not an index
 _HEAD = {
     "info": {
         "description": "Drawn scenes of textured shapes in the layout of COCO 2017",
@@ -30,7 +30,7 @@ _HEAD = {
 
 
 def write_coco(folder: Path, n_train: int, n_val: int, seed: int, size: int) -> None:
-    """train2017/, val2017/ and annotations/instances_{train,val}2017.json."""
+    """Write train2017/, val2017/ and annotations/instances_{train,val}2017.json."""
     (folder / "annotations").mkdir()
     for split, first, n in (("train", 1, n_train), ("val", n_train + 1, n_val)):
         name = f"{split}2017"
@@ -67,7 +67,7 @@ def _annotations(scene: Scene, image: int, first: int) -> list[dict[str, Any]]:
 
 
 def _segmentation(mask: np.ndarray) -> list[list[int]] | dict[str, list[int]]:
-    """Polygons, one a part; run lengths where there is a hole, which polygons cannot say."""
+    """Return one polygon per part, or run lengths if there is a hole, which polygons cannot represent."""
     polygons = outlines(mask)
     if all(signed_area(polygon) > 0 for polygon in polygons):
         return polygons

@@ -1,4 +1,4 @@
-"""The drawn world as a VOCdevkit: VOC2007 for classification and detection, VOC2012 for segmentation too."""
+"""Write scenes as a VOCdevkit: VOC2007 for classification and detection, VOC2012 for segmentation as well."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from ._draw_scenes import Scene
 from ._scene_files import each_scene, map_of, save_image
 from ._shapes import SHAPES_CLASS_NAMES
 
-VOC_NAMES = [name.replace(" ", "-") for name in SHAPES_CLASS_NAMES]  # tools cut the class files at "_"
-_EASY = 0.25  # of the height, the longer side of a box: a smaller object is difficult
+VOC_NAMES = [name.replace(" ", "-") for name in SHAPES_CLASS_NAMES]  # tools split the names of class files at "_"
+_EASY = 0.25  # an object whose box is shorter than this share of the image height, on both sides, is difficult
 _OBJECT = """  <object>
     <name>{name}</name>
     <pose>Unspecified</pose>
@@ -26,12 +26,15 @@ _ANNOTATION = """<annotation>
   <segmented>{segmented}</segmented>
 {objects}</annotation>
 """
-_Present = dict[str, dict[int, int]]  # by image, by label: 1, or 0 where all objects of the class are difficult
+_Present = dict[str, dict[int, int]]  # image -> label -> 1, or 0 if all objects of the class are difficult
 
 
 def write_voc(folder: Path, n_train: int, n_val: int, seed: int, size: int) -> None:
-    """n_train and n_val scenes a year, no scene in both. Of the training images of VOC2012, the first half (rounded up)
-    are VOC's own, the others those that only SBD has masks of; SegmentationClassAug holds the masks of all of them."""
+    """Write n_train and n_val scenes per year; no scene is in both years.
+
+    Of the training images of VOC2012, the first half (rounded up) has masks in VOC itself. The others stand for the
+    images that only SBD has masks of. SegmentationClassAug holds the masks of all training images.
+    """
     own, sbd = "SegmentationClass", "SegmentationClassAug"
     n_own = (n_train + 1) // 2
 
@@ -57,7 +60,7 @@ def write_voc(folder: Path, n_train: int, n_val: int, seed: int, size: int) -> N
 def _write_scenes(
     year: Path, ids: list[str], masks: list[str], split: str, first: int, seed: int, size: int
 ) -> _Present:
-    """Images and annotations of the scenes from `first` on, and their masks in each of the folders `masks`."""
+    """Write images and annotations of scenes from index `first` on, and their masks into each folder of `masks`."""
     images, annotations = year / "JPEGImages", year / "Annotations"
     for folder in (images, annotations, *(year / name for name in masks)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,7 @@ def _annotation(scene: Scene, **head: str | int) -> tuple[str, dict[int, int]]:
     present: dict[int, int] = {}
     for label, (x1, y1, x2, y2) in zip(scene.labels.tolist(), scene.boxes.tolist(), strict=True):
         difficult = max(x2 - x1, y2 - y1) < _EASY * height
-        # VOC counts from 1, both ends included.
+        # VOC counts pixels from 1 and includes both ends.
         objects += _OBJECT.format(x1 + 1, y1 + 1, x2, y2, name=VOC_NAMES[label], difficult=int(difficult))
         present[label] = max(present.get(label, 0), int(not difficult))
     return _ANNOTATION.format(width=width, height=height, objects=objects, **head), present
@@ -105,6 +108,6 @@ def _save_palette(labels: np.ndarray, path: Path) -> None:
 
 
 def voc_palette() -> bytes:
-    """RGB of the labels 0 to 255: from the highest down, the bits of a channel are every third bit of the label."""
+    """Return VOC's RGB palette for labels 0 to 255: bits c, c + 3, c + 6 of a label are the top bits of channel c."""
     channels = [[label >> channel for channel in range(3)] for label in range(256)]
     return bytes(sum((c >> 3 * k & 1) << 7 - k for k in range(3)) for rgb in channels for c in rgb)

@@ -1,4 +1,4 @@
-"""`folder:` and `list:`: image files on disk."""
+"""The sources `folder:` and `list:`, image files on disk."""
 
 import os
 import re
@@ -15,7 +15,10 @@ _LINE = re.compile(rf"(.*(?:{'|'.join(map(re.escape, EXTENSIONS))}))(?:\s+(\S.*)
 
 
 def open_folder(request: Request) -> FileSource:
-    """Class folders, nested at will: the label is the first level. No labels where an image lies beside the folders."""
+    """Open `folder:PATH`: the first level of folders are the classes; deeper levels do not matter.
+
+    There are no labels if an image lies beside the class folders.
+    """
     root = Path(request.arg).expanduser()
     if not request.arg or not root.is_dir():
         raise FileNotFoundError(f"no folder {str(root)!r}: write folder:PATH with an existing folder")
@@ -32,16 +35,16 @@ def open_folder(request: Request) -> FileSource:
     paths = [str(here.joinpath(*parts)) for parts in found]
     if any(len(parts) == 1 for parts in found):
         return FileSource(paths, None, None, request.upright)
-    # All splits name the classes, so that a class missing from one of them does not shift the others.
+    # Collect the classes of all splits, so that a class missing from one split does not shift the other indices.
     vocabulary = [name for r in roots for name in _subfolders(r)]
     return FileSource(paths, *encode_names([parts[0] for parts in found], vocabulary), request.upright)
 
 
 def open_list(request: Request) -> FileSource:
-    """`path[ label]` per line, paths relative to the file; a path ends at its last image extension, spaces are fine.
+    """Open `list:FILE` with `path[ label]` per line; a path may contain spaces and ends at its last image extension.
 
-    A path may be absolute or lead out of the folder: a list is the user's own. Bytes that are no UTF-8 are kept as they
-    are, since file names are bytes.
+    Paths are relative to the file. They may be absolute or lead out of its folder, because users write lists for their
+    own images. Bytes that are not UTF-8 are kept, since file names are bytes.
     """
     file = Path(request.arg).expanduser()
     if not request.arg or not file.is_file():
@@ -81,16 +84,16 @@ def _list_labels(file: Path, found: list[str | None]) -> tuple[Labels, list[str]
 
 def _subfolders(root: Path) -> list[str]:
     with os.scandir(root) as entries:
-        # isdir, as entry.is_dir() raises where a link points to itself
+        # not entry.is_dir(), which raises on a link that points to itself
         return [entry.name for entry in entries if os.path.isdir(entry.path) and _wanted(entry.name)]
 
 
 def _wanted(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"  # hidden files, and what macOS adds to archives
+    return not name.startswith(".") and name != "__MACOSX"  # no hidden files, nor those that macOS adds to archives
 
 
 def _walk(root: Path) -> Iterator[tuple[str, ...]]:
-    """The parts of every image's path below root; symbolic links are followed, each folder once."""
+    """Yield the parts of every image's path below root; follow symbolic links, but visit each folder once."""
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -1,4 +1,4 @@
-"""Counter-based randomness: a value is a pure function of (seed, stream, index, field), the same on every machine."""
+"""Counter-based random numbers: pure functions of (seed, stream, index, field), equal on every machine."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ _MASK = (1 << 64) - 1
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's step on uint64, any shape (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195)."""
+    """Apply one step of SplitMix64 to uint64 of any shape (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195)."""
     x = x + np.uint64(_GAMMA)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -16,16 +16,16 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def keys(seed: int, stream: int, indices: np.ndarray) -> np.ndarray:
-    """One uint64 key an index, (n,)."""
+    """Return one uint64 key per index, (n,)."""
     root = mix(mix(np.array([seed & _MASK], dtype=np.uint64)) ^ np.uint64(stream))
     return mix(root ^ indices.astype(np.uint64))
 
 
 def hash64(keys: np.ndarray, field: int | np.ndarray) -> np.ndarray:
-    """uint64, the shape of keys and field broadcast; independent for every field."""
+    """Return uint64 in the broadcast shape of keys and field; different fields are independent."""
     return mix(keys + np.asarray(field, dtype=np.uint64).reshape(np.shape(field) or (1,)) * np.uint64(_STRIDE))
 
 
 def uniform(keys: np.ndarray, field: int | np.ndarray, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """float64 in [low, high), the shape of keys."""
+    """Return float64 in [low, high), in the broadcast shape of keys and field."""
     return low + (high - low) * ((hash64(keys, field) >> np.uint64(11)).astype(np.float64) * 2.0**-53)

@@ -1,4 +1,4 @@
-"""`imagenet:`: the 1,000 classes of ILSVRC 2012 (Russakovsky et al. 2015, arXiv:1409.0575)."""
+"""The source `imagenet:`, the 1,000 classes of ILSVRC 2012 (Russakovsky et al. 2015, arXiv:1409.0575)."""
 
 import os
 import re
@@ -15,10 +15,10 @@ _VAL_LISTS = ("val_labels.txt", "val.txt", "meta/val.txt")
 
 
 def open_imagenet(request: Request) -> FileSource:
-    """`imagenet:PATH`: train/ and val/ with a folder for each of the 1,000 classes, in the order of their wnids.
+    """Open `imagenet:PATH`: train/ and val/ with a folder per class; the sorted wnids are the classes.
 
-    Images may be fewer, classes may not. A val/ without class folders is read with PATH/val_labels.txt, PATH/val.txt or
-    PATH/meta/val.txt: `name label` a line, labels wnids or indices from 0.
+    Images may be missing, classes may not. A val/ without class folders needs PATH/val_labels.txt, PATH/val.txt or
+    PATH/meta/val.txt with `name label` per line; labels are wnids or indices from 0.
     """
     root = root_folder(request, "imagenet", "train/ and val/, 1,000 class folders each")
     split = "train" if request.split == "train" else "val"
@@ -68,6 +68,7 @@ def _by_name(file: Path) -> tuple[list[str], list[str]]:
 
 
 def _what_is_missing(root: Path, split: str, wnids: list[str]) -> str:
+    """Describe the class folders that are missing from a split; empty if there are all 1,000."""
     other = "val" if split == "train" else "train"
     elsewhere = sorted(set(_wnids(root / other)) - set(wnids))
     if len(wnids) == _N_CLASSES:

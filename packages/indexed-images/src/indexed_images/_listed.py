@@ -1,4 +1,4 @@
-"""What the benchmark sets share: a root folder, lists of `path label`, and whether the listed images are there."""
+"""Helpers of the benchmark sets: the root folder, lists of `path label`, and a check that listed images exist."""
 
 import os
 import re
@@ -9,11 +9,12 @@ import numpy as np
 from ._source import NoSuchSplit, Request
 
 _PAIR = re.compile(r"(.*[^,\s])[,\s]+(\S+)")
-_LOOKED_FOR = 1_000  # images of a list: enough to meet a missing archive, milliseconds on a disk, a second on a network
+# Images of a list to look for: enough to notice a missing archive, in milliseconds on a disk and a second on a network.
+_LOOKED_FOR = 1_000
 
 
 def root_folder(request: Request, name: str, content: str) -> Path:
-    """The folder that the spec names; raises FileNotFoundError saying what should be in it."""
+    """Return the folder that the spec names, or raise FileNotFoundError with what it should contain."""
     root = Path(request.arg).expanduser()
     if not request.arg or not root.is_dir():
         raise FileNotFoundError(f"no folder {str(root)!r}: write {name}:PATH with a folder that holds {content}")
@@ -21,13 +22,15 @@ def root_folder(request: Request, name: str, content: str) -> Path:
 
 
 def absent(request: Request, message: str) -> Exception:
-    """What to raise where the split is not there: FileNotFoundError for train, NoSuchSplit for one held out, which a
-    training run can do without."""
+    """Return the error for a missing split: FileNotFoundError for train, NoSuchSplit for a held-out split.
+
+    A training run can go on without a held-out split, so callers tell the two apart.
+    """
     return FileNotFoundError(message) if request.split == "train" else NoSuchSplit(message)
 
 
 def first_file(request: Request, root: Path, candidates: tuple[str, ...], name: str) -> Path:
-    """The first of the candidates, relative to root, that is a file; raises as `absent` does, naming them all."""
+    """Return the first of the candidates, relative to root, that is a file; raise the error of `absent` if none is."""
     for candidate in candidates:
         if (root / candidate).is_file():
             return root / candidate
@@ -35,7 +38,7 @@ def first_file(request: Request, root: Path, candidates: tuple[str, ...], name: 
 
 
 def read_pairs(file: Path) -> tuple[list[str], list[str]]:
-    """Paths and labels of a list with one `path label` or `path,label` a line; labels hold no space and no comma."""
+    """Read paths and labels from lines `path label` or `path,label`; labels hold no space and no comma."""
     paths, labels = [], []
     with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
@@ -54,7 +57,7 @@ def read_pairs(file: Path) -> tuple[list[str], list[str]]:
 
 
 def class_indices(labels: list[str], n_classes: int, file: Path) -> np.ndarray:
-    """Labels as int64 (N,); raises ValueError unless each is a whole number below n_classes."""
+    """Return labels as int64 (N,), or raise ValueError if one is not a whole number below n_classes."""
     for label in set(labels):
         if not label.isdecimal() or int(label) >= n_classes:
             raise ValueError(f"{file}: labels must be class indices from 0 to {n_classes - 1}, got {label!r}")
@@ -62,9 +65,10 @@ def class_indices(labels: list[str], n_classes: int, file: Path) -> np.ndarray:
 
 
 def require_images(paths: list[str], file: Path, hint: str) -> None:
-    """Raise FileNotFoundError if more than 1 % of the images looked for are absent: all, or 1,000 evenly spaced ones.
+    """Raise FileNotFoundError if more than 1 % of the images are absent, out of at most 1,000 evenly spaced ones.
 
-    A file that slips through is named when it is read, as any corrupt one."""
+    A missing file that this does not find is reported as a corrupt image when it is read.
+    """
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _LOOKED_FOR)).astype(np.int64))
     gone = [paths[i] for i in chosen if not os.path.exists(paths[i])]
     if len(gone) > len(chosen) // 100:

@@ -1,6 +1,7 @@
-"""The table of sources, and the way in."""
+"""`open_images` and its table of sources."""
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,12 +32,15 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "inat18": open_inat18,
 }
 
-# Published figures, and boxes and masks, are of the pixels as stored: torchvision's loaders do not look at EXIF.
+# The source that opens a path, by the suffix of a file; folders are opened with `folder:`.
+_SOURCE_OF_SUFFIX = {".tar": "tar", ".npz": "npz", ".txt": "list", ".lst": "list", ".tsv": "list"}
+
+# EXIF is ignored for these: their published figures, boxes and masks refer to the pixels as stored.
 _AS_STORED = ("voc07", "imagenet", "places205", "inat18")
 
 
 def open_images(
-    spec: str,
+    spec: str | os.PathLike[str],
     split: str = "train",
     *,
     on_corrupt: OnCorrupt = "raise",
@@ -44,14 +48,35 @@ def open_images(
     download: bool = False,
     upright: bool | None = None,
 ) -> IndexedImages:
-    """The images of one source and split: `name` or `name:argument`, see the README's table of specs.
+    """Open the images of one source and split.
 
-    split: "train", "val" or "test"; where a source has only one of the last two, either names it. on_corrupt: "raise",
-    or "replace" by the next good index (see `IndexedImages`). seed: of the drawn world and of drawn splits. download:
-    may the classic sets be fetched. upright: turn photographs as their EXIF says; None means all but those of voc07,
-    imagenet, places205 and inat18, whose published figures, boxes and masks are of images as stored. Raises ValueError
-    for an unknown spec, `NoSuchSplit` (a ValueError), and FileNotFoundError where nothing is.
+    Args:
+        spec: `name` or `name:argument`, as in the README's table of specs. Or a path: a folder is opened with
+            `folder:`, a .tar with `tar:`, a .npz with `npz:` and a text file (.txt, .lst, .tsv) with `list:`.
+        split: "train", "val" or "test". If a source has only one held-out split, "val" and "test" both name it.
+        on_corrupt: "raise" an error for a corrupt image, or "replace" it by the next good one (see `IndexedImages`).
+        seed: Seed of the drawn images, and of splits that a source does not define itself.
+        download: Whether CIFAR-10, CIFAR-100 and STL-10 may be downloaded.
+        upright: Whether images are rotated as their EXIF says. None means yes, except for voc07, imagenet, places205
+            and inat18, whose published figures, boxes and masks refer to the images as stored.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        ValueError: If the spec is unknown or its content is malformed.
+        NoSuchSplit: If the source does not have the split; a ValueError.
+        FileNotFoundError: If the files are not there.
+        ImportError: If the source needs an optional library.
+
+    Example:
+        ```python
+        images = open_images("tar:shards-{000..012}.tar", on_corrupt="replace")
+        image, index, label = images[3]
+        ```
     """
+    if not isinstance(spec, str):
+        spec = _spec_of(Path(spec).expanduser())
     name, _, arg = spec.partition(":")
     if name not in SOURCES:
         raise ValueError(_unknown(spec, name))
@@ -61,10 +86,25 @@ def open_images(
     return IndexedImages(SOURCES[name](Request(arg, split, seed, download, upright)), spec, on_corrupt)
 
 
+def _spec_of(path: Path) -> str:
+    """Return the spec that opens a folder or file."""
+    if path.is_dir():
+        return f"folder:{path}"
+    if not path.exists():
+        raise FileNotFoundError(f"no file or folder {str(path)!r}: a Path must exist; write other specs as a str")
+    if path.suffix.lower() not in _SOURCE_OF_SUFFIX:
+        known = ", ".join(_SOURCE_OF_SUFFIX)
+        raise ValueError(
+            f"cannot tell the source of {str(path)!r}: expected a folder, a file ({known}) or a str like 'list:FILE'"
+        )
+    return f"{_SOURCE_OF_SUFFIX[path.suffix.lower()]}:{path}"
+
+
 def _unknown(spec: str, name: str) -> str:
     nearest = difflib.get_close_matches(name.lower(), SOURCES, n=1, cutoff=0.5)
-    if spec and Path(spec).is_dir():
-        hint = f"; did you mean 'folder:{spec}'?"
+    path = Path(spec)
+    if spec and (os.path.isdir(path) or (path.suffix.lower() in _SOURCE_OF_SUFFIX and os.path.isfile(path))):
+        hint = f"; did you mean {_spec_of(path)!r}?"
     else:
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown source {name!r} in spec {spec!r}; known: {', '.join(SOURCES)}{hint}"

@@ -1,4 +1,4 @@
-"""`places205:` (Zhou et al. 2014) and `inat18:` (Van Horn et al. 2018, arXiv:1707.06642): images by list."""
+"""The sources `places205:` (Zhou et al. 2014) and `inat18:` (Van Horn et al. 2018, arXiv:1707.06642)."""
 
 import json
 import os
@@ -10,13 +10,14 @@ from ._listed import class_indices, first_file, read_pairs, require_images, root
 from ._source import FileSource, Request
 
 _N_PLACES = 205
-_PLACES_IMAGES = ("images256", "data/vision/torralba/deeplearning/images256")  # the second is how the archive unpacks
+_PLACES_IMAGES = ("images256", "data/vision/torralba/deeplearning/images256")  # the archive unpacks to the second
 
 
 def open_places205(request: Request) -> FileSource:
-    """`places205:PATH`: the lists {train,val}_places205.csv, `path label` or `path,label`, and images256/ beside them.
+    """Open `places205:PATH`: train_places205.csv and val_places205.csv, with images256/ beside them.
 
-    Labels from 0 to 204, in the order of the list; a class is named after its folder.
+    The lists hold `path label` or `path,label`, labels from 0 to 204. Images come in the order of the list, and a class
+    is named after its folder.
     """
     root = root_folder(request, "places205", "train_places205.csv, val_places205.csv and images256/")
     name = f"{'train' if request.split == 'train' else 'val'}_places205.csv"
@@ -33,15 +34,15 @@ def open_places205(request: Request) -> FileSource:
 
 
 def _place(path: str) -> str:
-    """The class of `/c/church/outdoor/x.jpg` is church/outdoor."""
+    """Return the class name of a path: church/outdoor for `/c/church/outdoor/x.jpg`."""
     parts = [part for part in path.split("/")[:-1] if part]
     return "/".join(parts[1:] if len(parts) > 1 and len(parts[0]) == 1 else parts)
 
 
 def open_inat18(request: Request) -> FileSource:
-    """`inat18:PATH`: train2018.json and val2018.json in COCO's form, images where they say (train_val2018/...).
+    """Open `inat18:PATH`: train2018.json and val2018.json in COCO's form, and the images they name (train_val2018/...).
 
-    Labels are category ids by rank, 0 to 8141, in the order of the file's images.
+    Labels are the ranks of the category ids, 0 to 8141. Images come in the order of the file.
     """
     root = root_folder(request, "inat18", "train2018.json, val2018.json and train_val2018/")
     name = f"{'train' if request.split == 'train' else 'val'}2018.json"
@@ -57,7 +58,7 @@ def open_inat18(request: Request) -> FileSource:
         labels = [index[category[image]] for image, _ in images]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file} is not COCO's form, with images, annotations and categories that agree: "
+            f"{file} is not in COCO's form: expected images, annotations and categories that agree, got "
             f"{type(error).__name__}: {error}"
         ) from error
     if n_annotations != len(images):

@@ -1,25 +1,26 @@
-"""Archives in object storage (s3://, gs://, https://, whatever fsspec opens): each is copied to the local disk once.
+"""Archives in object storage (s3://, gs://, https://, or any other address that fsspec opens), copied to disk once.
 
-Images are read in random order, again in every epoch, and by every loader process: a range request for each would be
-slower than any disk and paid for one by one. So what a run needs of the network is over before its first step."""
+Training reads images in random order, in every epoch and from every loader process. A range request per image would be
+slower than any disk and cost money each. So all network traffic happens before the first step.
+"""
 
 import hashlib
 import os
 import shutil
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_AT_ONCE = 8  # copies: one stream of an object store does not fill a network
-_SPARE = 1 << 30  # bytes of the disk that stay free
+from ._progress import Progress
+
+_AT_ONCE = 8  # parallel copies: one stream of an object store does not saturate a network
+_SPARE = 1 << 30  # bytes of the disk to leave free
 
 
 class Archive(NamedTuple):
-    """A tar file: the address that names it, and where it lies on the disk."""
+    """A tar file: the address that names it, and its path on disk."""
 
     address: str
     path: str
@@ -30,16 +31,19 @@ def is_remote(pattern: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """INDEXED_IMAGES_CACHE, or ~/.cache/indexed-images."""
+    """Return the folder of copies, below INDEXED_IMAGES_CACHE or ~/.cache/indexed-images."""
     return Path(os.environ.get("INDEXED_IMAGES_CACHE") or Path.home() / ".cache" / "indexed-images") / "remote"
 
 
 def local_copies(patterns: list[str]) -> list[Archive]:
-    """Copies of all files that the URLs name (`*`, `?` and `[...]` are matched), fetched unless they are here already.
+    """Return local copies of all files that the URLs match (with `*`, `?` and `[...]`), after fetching missing ones.
 
-    A file that has changed since is fetched anew. Several processes may ask at once: one fetches, the others wait.
-    Raises FileNotFoundError for a URL that matches nothing, ValueError for a scheme that fsspec or an absent library
-    does not open, OSError where the network or the disk fails; no half copy is ever taken for a whole one."""
+    A file that has changed since its copy was made is fetched again. Several processes may call this at once: one
+    fetches a file and the others wait for it. An incomplete copy is never used.
+
+    Raises FileNotFoundError for a URL that matches nothing, ValueError for a scheme that fsspec does not know or whose
+    library is not installed, and OSError if the network or the disk fails.
+    """
     remote = [found for pattern in patterns for found in _find(pattern)]
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,21 +55,21 @@ def local_copies(patterns: list[str]) -> list[Archive]:
             f"{len(absent):,} files of {absent[0][1].address} and others take {n_bytes / 1e9:,.1f} GB, {folder} has "
             f"{free / 1e9:,.1f} GB free: name a larger disk in INDEXED_IMAGES_CACHE"
         )
-    said = _Progress(len(absent), n_bytes)
+    progress = Progress(str(folder), len(absent), n_bytes)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        jobs = [pool.submit(_fetch, fs, path, info["size"], copy, said) for (fs, path, _, info), copy in absent]
+        jobs = [pool.submit(_fetch, fs, path, info["size"], copy, progress) for (fs, path, _, info), copy in absent]
         try:
             for job in jobs:
                 job.result()
         finally:
             for job in jobs:
                 job.cancel()
-            said.close()
+            progress.close()
     return copies
 
 
 def _find(pattern: str) -> list[tuple[Any, str, str, dict[str, Any]]]:
-    """(file system, path in it, URL, what the file system says of it) of each file, sorted by path."""
+    """Return (file system, path in it, URL, file system's info) of each file that matches, sorted by path."""
     import fsspec
 
     try:
@@ -76,75 +80,53 @@ def _find(pattern: str) -> list[tuple[Any, str, str, dict[str, Any]]]:
     try:
         paths = sorted(fs.glob(path)) if any(c in path for c in "*?[") else [path]
         found = [(fs, p, fs.unstrip_protocol(p), fs.info(p)) for p in paths]
-    except FileNotFoundError as error:  # of an https server that cannot be reached, too
+    except FileNotFoundError as error:  # also raised if an https server cannot be reached
         found, cause = [], f" ({_line(error.__cause__)})" if error.__cause__ else ""
-    except Exception as error:  # each store raises errors of its own library
+    except Exception as error:  # every store's library has its own errors
         raise OSError(f"cannot list {pattern}: {_line(error)}") from error
     found = [at for at in found if at[3].get("type", "file") == "file"]
     if not found:
         raise FileNotFoundError(f"no tar file {pattern!r}{cause}: write tar:URL, with * or {{000..012}} for shards")
     if sizeless := [url for _, _, url, info in found if not isinstance(info.get("size"), int)]:
-        raise OSError(f"{sizeless[0]}: the server does not say how large it is, so no copy could be checked")
+        raise OSError(f"{sizeless[0]}: the server does not report its size, so a copy could not be checked")
     return found
 
 
 def _name(fs: Any, path: str, info: dict[str, Any]) -> str:
+    """Name a copy by a hash of address, size and change tag, so that a changed file gets another copy."""
     about = f"{fs.unstrip_protocol(path)} {info['size']} {fs.ukey(path)}"
     return hashlib.sha256(about.encode()).hexdigest()[:32] + ".tar"
 
 
-def _fetch(fs: Any, path: str, size: int, copy: Archive, said: "_Progress") -> None:
+def _fetch(fs: Any, path: str, size: int, copy: Archive, progress: Progress) -> None:
     part = copy.path + ".part"
     with _alone(copy.path + ".lock"):
-        if os.path.exists(copy.path):  # another process has fetched it meanwhile
-            said.add(size)
+        if os.path.exists(copy.path):  # another process has fetched it in the meantime
+            progress.add(size)
             return
         try:
             fs.get_file(path, part)
             if (got := os.path.getsize(part)) != size:
-                raise OSError(f"{got:,} bytes came, expected {size:,}")
+                raise OSError(f"received {got:,} bytes, expected {size:,}")
             os.replace(part, copy.path)
         except Exception as error:
             raise OSError(f"cannot fetch {copy.address}: {_line(error)}") from error
         finally:
             Path(part).unlink(missing_ok=True)
-    said.add(size)
+    progress.add(size)
 
 
 @contextmanager
 def _alone(lock: str) -> Iterator[None]:
-    """One process at a time; the system lets go of the lock of a process that dies. The empty file stays: another
-    process may be waiting at it."""
-    import fcntl  # not on Windows, where local archives must open all the same
+    """Hold a file lock, which the system releases if the process dies.
+
+    The empty lock file is not removed, because another process may be waiting for it.
+    """
+    import fcntl  # imported here because Windows lacks it, and local archives must open there, too
 
     with open(lock, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-class _Progress:
-    """A line on a terminal; nothing in a log file."""
-
-    def __init__(self, n_files: int, n_bytes: int) -> None:
-        self._left, self._n_files, self._n_bytes = n_files, n_files, n_bytes
-        self._done, self._lock = 0, threading.Lock()
-        self._shown = n_files > 0 and sys.stderr.isatty()
-        self._show()
-
-    def add(self, n_bytes: int) -> None:
-        with self._lock:
-            self._left, self._done = self._left - 1, self._done + n_bytes
-            self._show()
-
-    def _show(self) -> None:
-        if self._shown:
-            done = f"{self._n_files - self._left:,} of {self._n_files:,} archives"
-            size = f"{self._done / 1e9:,.1f} of {self._n_bytes / 1e9:,.1f} GB"
-            print(f"\rfetching to {cache_folder()}: {done}, {size}", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._shown:
-            print(file=sys.stderr)
 
 
 def _line(error: BaseException) -> str:

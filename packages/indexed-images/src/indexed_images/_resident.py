@@ -1,4 +1,4 @@
-"""A whole set as one uint8 tensor."""
+"""Decode a whole set into one uint8 tensor."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-BLOCK = 256  # images a task; a drawn world draws in the same blocks, so no two threads draw the same one
+BLOCK = 256  # images per task; `shapes:` draws in the same blocks, so no two threads draw the same block
 
 
 def load_resident(
@@ -18,7 +18,7 @@ def load_resident(
     size: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Tensor:
-    """See `IndexedImages.resident`."""
+    """Do the work of `IndexedImages.resident`; `image` returns image i."""
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1 pixel, got {size}")
     first = image(0) if size is None else torch.empty(3, size, size, dtype=torch.uint8)
@@ -49,7 +49,7 @@ def load_resident(
 
 
 def resize_and_crop(image: Tensor, size: int) -> Tensor:
-    """uint8 (3, H, W) to (3, size, size): short side to `size`, bilinear with antialiasing; then the centre."""
+    """Resize the short side of uint8 (3, H, W) to `size` (bilinear, antialiased), then crop the centre square."""
     height, width = image.shape[1:]
     short = min(height, width)
     target = (int(size * height / short), int(size * width / short))

@@ -1,4 +1,4 @@
-"""What the layouts of scenes share: scenes one by one, image files, maps of labels."""
+"""Helpers of the layouts of scenes: iterating scenes, image files, label maps."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._draw_scenes import Scene, draw_scenes
 
-_BLOCK = 16  # scenes drawn, and kept, at a time
+_BLOCK = 16  # scenes drawn, and held in memory, at a time
 
 
 def each_scene(seed: int, split: str, indices: range, size: int) -> Iterator[Scene]:
@@ -18,12 +18,12 @@ def each_scene(seed: int, split: str, indices: range, size: int) -> Iterator[Sce
 
 
 def save_image(image: Tensor, path: Path) -> None:
-    """Write uint8 (3, H, W) as what the name ends in: JPEG of quality 95, or PNG."""
+    """Write uint8 (3, H, W) in the format of the suffix; JPEG with quality 95."""
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(path, quality=95)
 
 
 def map_of(scene: Scene, values: list[int], ground: int, void: int) -> np.ndarray:
-    """int64 (H, W): values[k] on object k, `void` on the pixels around objects, one wide, and `ground` elsewhere."""
+    """Return int64 (H, W): values[k] on object k, `void` on the one-pixel border of objects, `ground` elsewhere."""
     masks = scene.masks.numpy()
     taken = np.pad(masks.any(axis=0), 1)
     rows = taken[:-2] | taken[1:-1] | taken[2:]

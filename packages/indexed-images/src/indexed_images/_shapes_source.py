@@ -1,4 +1,4 @@
-"""`shapes`: the drawn world as a source; images are drawn in blocks when first asked for, and kept."""
+"""The source `shapes`: drawn images, drawn block by block at first access and then kept."""
 
 import difflib
 import mmap
@@ -15,7 +15,7 @@ _DEFAULTS = {"n": 10_000, "n_val": 2_000, "size": 32}
 
 
 def open_shapes(request: Request) -> "ShapesSource":
-    """`shapes[:n=10000,n_val=2000,size=32]`."""
+    """Open `shapes[:n=10000,n_val=2000,size=32]`."""
     options = dict(_DEFAULTS)
     for item in filter(None, request.arg.split(",")):
         name, _, value = item.partition("=")
@@ -31,9 +31,9 @@ def open_shapes(request: Request) -> "ShapesSource":
 
 
 class ShapesSource:
-    """n drawn images. Blocks are kept in anonymous shared memory: forked workers draw each block once between them.
+    """n drawn images, kept in anonymous shared memory so that forked workers draw each block only once.
 
-    No lock guards them: a block drawn twice is drawn equal, and its flag is set after its pixels.
+    No lock is needed: a block that two processes draw is the same, and its flag is set after its pixels.
     """
 
     def __init__(self, seed: int, split: str, n: int, size: int) -> None:
@@ -65,5 +65,5 @@ class ShapesSource:
 
 
 def _shared(*shape: int) -> np.ndarray:
-    """uint8 zeros that forked processes share; takes memory only where written."""
+    """Return uint8 zeros that forked processes share; only pages that are written take memory."""
     return np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), dtype=np.uint8).reshape(shape)

@@ -1,4 +1,4 @@
-"""What a source of images must offer, and the two common kinds: encoded files and one array."""
+"""The interface of a source of images, its two common kinds, and what sources share about splits and labels."""
 
 import os
 import stat
@@ -21,7 +21,10 @@ class NoSuchSplit(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """What `open_images` was asked for: `arg` is the spec after its first colon; `upright`: does EXIF turn images."""
+    """The arguments of `open_images` for a source.
+
+    `arg` is the part of the spec after the first colon. `upright` tells whether EXIF rotates images.
+    """
 
     arg: str
     split: str
@@ -31,7 +34,10 @@ class Request:
 
 
 class Source(Protocol):
-    """N images; labels int64 (N,) or (N, C) of 1, 0 and -1, or None. Safe in threads, picklable, holds no open file."""
+    """N images with labels, int64 (N,) or (N, C) of 1, 0 and -1, or without (None).
+
+    A source is safe to use from threads, can be pickled and holds no open file.
+    """
 
     @property
     def labels(self) -> Labels: ...
@@ -42,13 +48,13 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, i: int) -> Tensor:
-        """uint8 (3, H, W); raises CorruptImage with the reason."""
+        """Return image i, uint8 (3, H, W); raise CorruptImage with the reason if it cannot be read."""
 
     def read(self, i: int) -> bytes | None:
-        """The undecoded file, None where there is none; raises CorruptImage with the reason."""
+        """Return the encoded file, or None if there is none; raise CorruptImage with the reason."""
 
     def name(self, i: int) -> str:
-        """What to call image i in a message."""
+        """Return the name of image i for messages."""
 
 
 class ArraySource:
@@ -73,7 +79,7 @@ class ArraySource:
 
 
 class FileSource:
-    """Encoded files, one image each."""
+    """Encoded files that hold one image each."""
 
     def __init__(self, paths: Iterable[str], labels: Labels, class_names: list[str] | None, upright: bool) -> None:
         self.labels, self.class_names = labels, class_names
@@ -89,7 +95,7 @@ class FileSource:
     def read(self, i: int) -> bytes:
         path = self._paths[i]
         try:
-            found = os.stat(path)  # first: a pipe would keep us waiting, a device has no end
+            found = os.stat(path)  # before opening: a pipe would block, and a device has no end
             if not stat.S_ISREG(found.st_mode):
                 raise CorruptImage("not a regular file")
             check_size(found.st_size)
@@ -97,7 +103,7 @@ class FileSource:
                 return file.read()
         except CorruptImage:
             raise
-        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte in it
+        except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
             raise CorruptImage(getattr(error, "strerror", None) or str(error)) from error
 
     def name(self, i: int) -> str:
@@ -105,8 +111,11 @@ class FileSource:
 
 
 class PackedStrings:
-    """An immutable list of paths in two objects: a list of a million strings would be copied page by page into every
-    forked worker, as reading a string writes its reference count."""
+    """An immutable list of strings in two objects, for forked workers.
+
+    Reading a Python string writes its reference count. A plain list of a million strings would therefore be copied,
+    page by page, into every worker.
+    """
 
     def __init__(self, strings: Iterable[str]) -> None:
         encoded = [os.fsencode(s) for s in strings]
@@ -121,7 +130,7 @@ class PackedStrings:
 
 
 def encode_names(names: list[str], vocabulary: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Class names as int64 indices into the sorted vocabulary; bytes that are no UTF-8 are shown as U+FFFD."""
+    """Return int64 indices into the sorted vocabulary, and that vocabulary with bytes that are not UTF-8 as U+FFFD."""
     class_names = sorted(set(vocabulary))
     index = {name: k for k, name in enumerate(class_names)}
     shown = [name.encode(errors="surrogateescape").decode(errors="replace") for name in class_names]
@@ -129,7 +138,10 @@ def encode_names(names: list[str], vocabulary: Iterable[str]) -> tuple[np.ndarra
 
 
 def choose_split(present: Iterable[str], split: str) -> str | None:
-    """Which of the folders `present` is the split; None where they are no splits (no train beside val or test)."""
+    """Return the one of the folders `present` that holds `split`, or None if they are not splits.
+
+    They are splits if there is train and also val or test.
+    """
     present = set(present)
     if "train" not in present or not present & {"val", "test"}:
         return None
@@ -139,6 +151,6 @@ def choose_split(present: Iterable[str], split: str) -> str | None:
 
 
 def only_train(request: Request, what: str, hint: str) -> None:
-    """Raise NoSuchSplit unless the training split was asked for."""
+    """Raise NoSuchSplit unless the requested split is train."""
     if request.split != "train":
         raise NoSuchSplit(f"{what} has no split {request.split!r}, only 'train': {hint}")

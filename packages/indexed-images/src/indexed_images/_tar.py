@@ -1,4 +1,4 @@
-"""`tar:`: uncompressed archives, headers scanned once, members read where they lie; nothing is ever extracted."""
+"""The source `tar:`: uncompressed archives, whose members are read in place by offset and never extracted."""
 
 import glob
 import io
@@ -18,19 +18,19 @@ from ._source import Labels, PackedStrings, Request, choose_split, encode_names,
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
-_LABEL_BYTES = 4096  # of a .cls member
+_LABEL_BYTES = 4096  # largest size of a .cls member
 
 
 class _Member(NamedTuple):
-    parts: tuple[str, ...]  # of the path in the archive, without empty, "." and ".." parts
+    parts: tuple[str, ...]  # path in the archive, without empty, "." and ".." parts
     shard: int
     offset: int
     size: int
-    cls: str | None  # what the sibling .cls member says
+    cls: str | None  # content of the .cls member of the same sample
 
 
 class TarSource:
-    """Members of tar files, read by offset."""
+    """Images in tar files, read by offset."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class TarSource:
         shard, offset, size = self._where[i].tolist()
         check_size(size)
         try:
-            # Opened for each read: microseconds beside a decode, and nothing to share between processes.
+            # Open the file for each read: that takes microseconds, and no open file is shared between processes.
             with open(self._shards[shard].path, "rb") as file:
                 file.seek(offset)
                 data = file.read(size)
@@ -71,13 +71,14 @@ class TarSource:
 
 
 def open_tar(request: Request) -> TarSource:
-    """Classes are, in this order: sibling `.cls` members (webdataset), the first folder in the archive, none.
+    """Open `tar:PATTERN`, with `*`, `?`, `[...]` and ranges such as {000..012}; it may be a URL (see `_remote.py`).
 
-    The pattern may hold `*`, `?`, `[...]` and ranges such as {000..012}, and be a URL (see `_remote`). Images lie in
-    the order shard, path. A folder that holds every image is no class; first-level folders train/ and val/ (or test/)
-    are the splits.
+    Classes come from `.cls` members (webdataset) or else from the first folder in the archive; otherwise there are no
+    labels. A folder that holds every image is not a class. First-level folders train/ and val/ (or test/) are splits.
+    Images are sorted by shard, then by path.
     """
-    patterns = expand_ranges(os.path.expanduser(request.arg))
+    pattern = os.path.expanduser(request.arg)
+    patterns = [pattern] if os.path.isfile(pattern) else expand_ranges(pattern)  # braces may be part of a name
     shards = local_copies(patterns) if is_remote(request.arg) else [f for pattern in patterns for f in _files(pattern)]
     members = [member for number, shard in enumerate(shards) for member in sorted(_scan(number, shard))]
     if not members:
@@ -94,7 +95,7 @@ def open_tar(request: Request) -> TarSource:
 
 
 def expand_ranges(pattern: str) -> list[str]:
-    """`a-{08..10}.tar` to its three names; as many digits as the first bound is written with."""
+    """Expand `a-{08..10}.tar` to its three names, padded with zeros to the width of the first number."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if match is None:
         return [pattern]
@@ -115,7 +116,7 @@ def _files(pattern: str) -> list[Archive]:
 
 
 class _Bounded(io.BufferedReader):
-    """tarfile asks for as many bytes as a header claims, and Python takes the memory before it reads them."""
+    """A reader that never allocates more bytes than the file has left, whatever size a header claims."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
@@ -151,13 +152,13 @@ def _scan(number: int, shard: Archive) -> list[_Member]:
                     raise tarfile.ReadError(f"{info.name!r} has {info.size:,} bytes, expected a class index or name")
                 file.seek(info.offset_data)
                 classes[_key(parts)] = file.read(info.size).decode("utf-8", "replace").strip()
-        except Exception as error:  # damaged headers make tarfile raise ValueError, OverflowError, ... beside TarError
+        except Exception as error:  # on damaged headers, tarfile raises ValueError, OverflowError, ... beside TarError
             raise ValueError(
                 f"{shard.address} is not a whole tar file: {' '.join(str(error).split())[:200]}"
             ) from error
     if odd:
         warnings.warn(
-            f"{shard.address}: {len(odd):,} members are links, devices or sparse and are passed over, "
+            f"{shard.address}: {len(odd):,} members are links, devices or sparse and are skipped, "
             f"the first is {odd[0]!r}",
             stacklevel=2,
         )
@@ -165,18 +166,19 @@ def _scan(number: int, shard: Archive) -> list[_Member]:
 
 
 def _headers(file: _Bounded) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of an archive one by one, and raise where a forged size leads back to an earlier one."""
     last = -1
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (info := archive.next()) is not None:
-            archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps every header in memory
+            archive.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps all headers in memory
             if info.offset <= last or info.size < 0:
-                raise tarfile.ReadError(f"{info.name!r} has a size below zero: its headers have no end")
+                raise tarfile.ReadError(f"{info.name!r} has a size below zero, so its headers would never end")
             last = info.offset
             yield info
 
 
 def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
-    return (*parts[:-1], parts[-1].split(".")[0])  # webdataset: what shares a path up to the first dot is one sample
+    return (*parts[:-1], parts[-1].split(".")[0])  # webdataset: one sample is what shares a path up to the first dot
 
 
 def _without_common_folder(members: list[_Member]) -> list[_Member]:
@@ -186,7 +188,7 @@ def _without_common_folder(members: list[_Member]) -> list[_Member]:
 
 
 def _labels(members: list[_Member], vocabulary: list[_Member]) -> tuple[Labels, list[str] | None]:
-    """Labels of `members`; all splits name the classes, so that one missing here does not shift the others."""
+    """Return labels of `members`; the classes are those of `vocabulary`, which holds all splits."""
     cls = [m.cls for m in members if m.cls is not None]
     if len(cls) == len(members):
         if all(re.fullmatch(r"[+-]?\d{1,18}", c) for c in cls):

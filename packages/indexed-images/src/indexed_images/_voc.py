@@ -1,4 +1,4 @@
-"""`voc07:`: Pascal VOC's devkit as a multi-label set (Everingham et al. 2010, doi:10.1007/s11263-009-0275-4)."""
+"""The source `voc07:`, Pascal VOC as a multi-label set (Everingham et al. 2010, doi:10.1007/s11263-009-0275-4)."""
 
 import re
 from pathlib import Path
@@ -13,11 +13,11 @@ _CONTENT = "VOC2007/ with JPEGImages, Annotations and ImageSets/Main"
 
 
 def open_voc07(request: Request) -> FileSource:
-    """`voc07:PATH`, PATH a VOCdevkit or one year of it: labels int64 (N, C), 1 present, 0 absent, -1 only difficult.
+    """Open `voc07:PATH`, a VOCdevkit or one year of it.
 
-    Rows in the order of the image ids, columns in that of the class names. Train is trainval and held out is test in
-    VOC2007; train and val in a year whose test labels were never published. Labels come from the class files
-    ImageSets/Main/<class>_<split>.txt; where there are none, from Annotations.
+    Labels are int64 (N, C): 1 present, 0 absent, -1 if all objects of the class are difficult. Rows are sorted by image
+    id, columns by class name. The splits are trainval and test in VOC2007, and train and val in years whose test labels
+    were never published. Labels come from ImageSets/Main/<class>_<split>.txt, or from Annotations without those files.
     """
     year = _year(root_folder(request, "voc07", _CONTENT))
     lists = year / "ImageSets" / "Main"
@@ -30,7 +30,7 @@ def open_voc07(request: Request) -> FileSource:
     ids = _ids(file)
     if not ids:
         raise ValueError(f"{file} names no image: expected one image id per line")
-    # Both splits name the classes, so that one missing from this split does not shift the columns.
+    # Collect the classes of both splits, so that a class missing from this split does not shift the columns.
     names = {f.name.removesuffix(f"_{s}.txt") for s in (train, held_out) for f in lists.glob(f"*_{s}.txt")}
     if names:
         class_names = sorted(names)
@@ -43,7 +43,7 @@ def open_voc07(request: Request) -> FileSource:
 
 
 def _year(root: Path) -> Path:
-    """The folder of one year: PATH itself, or its VOC2007, or its only one."""
+    """Return the folder of one year: PATH itself, its VOC2007, or the only year it holds."""
     for kit in (root, root / "VOCdevkit"):
         if (kit / "ImageSets").is_dir():
             return kit
@@ -54,11 +54,11 @@ def _year(root: Path) -> Path:
         if years:
             found = ", ".join(year.name for year in years)
             raise FileNotFoundError(f"voc07: {str(kit)!r} holds {found} but no VOC2007: name one, voc07:PATH/VOC2012")
-    raise FileNotFoundError(f"voc07: {str(root)!r} is no VOCdevkit: expected {_CONTENT}")
+    raise FileNotFoundError(f"voc07: {str(root)!r} is not a VOCdevkit: expected {_CONTENT}")
 
 
 def _splits(year: Path) -> tuple[str, str]:
-    """The lists that are train and held out; never trainval beside val, which it holds."""
+    """Return the names of the training and held-out lists; never trainval with val, because trainval contains val."""
     another = re.fullmatch(r"VOC20\d\d", year.name) and year.name != "VOC2007"
     if year.name == "VOC2007" or (not another and (year / "ImageSets" / "Main" / "test.txt").is_file()):
         return "trainval", "test"
@@ -70,7 +70,7 @@ def _ids(file: Path) -> list[str]:
 
 
 def _class_column(file: Path, ids: list[str]) -> np.ndarray:
-    """VOC writes 1 present, 0 only difficult, -1 absent."""
+    """Read a class file as int64 (N,), where VOC writes 1 present, 0 only difficult, -1 absent."""
     if not file.is_file():
         raise FileNotFoundError(f"voc07: no class file {str(file)!r}, but others are there: unpack them all")
     meaning = {"1": 1, "-1": 0, "0": -1}
@@ -97,7 +97,7 @@ def _from_annotations(year: Path, ids: list[str], other: Path) -> tuple[np.ndarr
 
 
 def _objects(file: Path) -> dict[str, int]:
-    """Class names in an annotation: 1, or -1 where all objects of the class are difficult."""
+    """Read the classes in an annotation: 1, or -1 if all objects of the class are difficult."""
     try:
         root = ElementTree.parse(file).getroot()
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def _objects(file: Path) -> dict[str, int]:
     except ElementTree.ParseError as error:
         raise ValueError(f"{file} is not an annotation: {error}") from error
     found: dict[str, int] = {}
-    for item in root.findall("object"):  # not .iter: a person's parts have names too
+    for item in root.findall("object"):  # not .iter, because the parts of a person also have names
         name, difficult = item.findtext("name", "").strip(), item.findtext("difficult", "0").strip() == "1"
         found[name] = max(found.get(name, -1), -1 if difficult else 1)
     return found

@@ -1,26 +1,45 @@
-"""ResNet trunks with Sobel front ends, stage taps and heads for clustering-based representation learning.
+"""ResNet backbones with a Sobel front end, stage taps, projection heads, and readers and writers of weights files.
 
->>> backbone = resnet18(sobel=True, stem="cifar", width=0.5)
->>> features = backbone([torch.randn(4, 3, 32, 32), torch.randn(4, 3, 16, 16)])      # (8, 256)
->>> embeddings = Projector(backbone.num_features, 512, 128)(features)                # (8, 128), unit rows
->>> save_backbone(backbone, "backbone.safetensors", {"method": "swav"})
->>> backbone, report = load_backbone("backbone.safetensors")
+Example:
+    ```python
+    import torch
+    from sobel_resnet import Projector, load_backbone, resnet18, save_backbone
+
+    backbone = resnet18(sobel=True, stem="cifar", width=0.5)
+    features = backbone([torch.randn(4, 3, 32, 32), torch.randn(4, 3, 16, 16)])  # (8, 256)
+    embeddings = Projector(backbone.num_features, 512, 128)(features)  # (8, 128), rows of norm 1
+    save_backbone(backbone, "backbone.safetensors", {"method": "swav"})
+    backbone, report = load_backbone("backbone.safetensors")
+    ```
 """
 
-from ._checkpoint import LoadReport as LoadReport
-from ._checkpoint import load_backbone as load_backbone
-from ._checkpoint import save_backbone as save_backbone
-from ._export import export as export
-from ._heads import OdcNeck as OdcNeck
-from ._heads import Projector as Projector
-from ._init import init_linear_ as init_linear_
-from ._maps import FeatureMaps as FeatureMaps
-from ._maps import LastStage as LastStage
-from ._resnet import ResNet as ResNet
-from ._resnet import Stem as Stem
-from ._resnet import architecture_of as architecture_of
-from ._resnet import resnet18 as resnet18
-from ._resnet import resnet34 as resnet34
-from ._resnet import resnet50 as resnet50
-from ._resnet import resnet101 as resnet101
-from ._sobel import SobelFilter as SobelFilter
+from importlib.metadata import version as _version
+
+from ._checkpoint import LoadReport, load_backbone, save_backbone
+from ._export import export
+from ._heads import OdcNeck, Projector
+from ._maps import FeatureMaps, LastStage
+from ._resnet import ResNet, Stem, architecture_of, resnet18, resnet34, resnet50, resnet101
+from ._sobel import SobelFilter
+
+__version__ = _version("sobel-resnet")
+
+__all__ = [
+    "FeatureMaps",
+    "LastStage",
+    "LoadReport",
+    "OdcNeck",
+    "Projector",
+    "ResNet",
+    "SobelFilter",
+    "Stem",
+    "__version__",
+    "architecture_of",
+    "export",
+    "load_backbone",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "save_backbone",
+]

@@ -1,6 +1,7 @@
 """The two residual blocks of He et al. 2015 (arXiv:1512.03385), with torchvision's key names.
 
-The stride sits on the 3x3 convolution of the bottleneck, as in torchvision, mmcls and the SwAV code."""
+The stride of a bottleneck is on its 3x3 convolution, as in torchvision, mmpretrain and the SwAV code.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ def _conv(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _StridedConv(nn.Conv2d):
-    """A strided 3x3 convolution that takes no strides along a side of one pixel, where they change nothing.
+    """A strided 3x3 convolution that uses stride 1 along a side of one pixel, where the result is the same.
 
-    oneDNN's bfloat16 weight gradient reads memory that is not its own there (torch 2.13), which made gradients of
-    10^26 or NaN where a crop is so small that a stage begins with one pixel."""
+    With a stride there, oneDNN's bfloat16 weight gradient reads out of bounds (torch 2.13): gradients were 1e26 or NaN
+    for crops so small that a stage received a single pixel.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         strides = [stride if side > 1 else 1 for stride, side in zip(self.stride, x.shape[-2:], strict=True)]
@@ -25,10 +27,12 @@ class _StridedConv(nn.Conv2d):
 
 
 class _ThinProjection(nn.Conv2d):
-    """A strided 1x1 convolution that picks its pixels first: the same sums, without oneDNN's strided kernel.
+    """A strided 1x1 convolution that subsamples its input and then convolves with stride 1, with the same result.
 
-    That kernel's weight gradient writes past its workspace, a crash or garbage by the number of threads, where
-    channels-last input has fewer channels than a vector register holds (uxlfoundation/oneDNN#6035, torch 2.13)."""
+    This avoids oneDNN's strided kernel. Its weight gradient writes past its workspace if the input is channels-last and
+    has fewer channels than a vector register holds: depending on the number of threads, the process crashes or the
+    gradient is wrong (uxlfoundation/oneDNN#6035, torch 2.13).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x[..., :: self.stride[0], :: self.stride[1]], self.weight)
@@ -37,7 +41,7 @@ class _ThinProjection(nn.Conv2d):
 def _shortcut(n_in: int, n_out: int, stride: int) -> nn.Sequential | None:
     if stride == 1 and n_in == n_out:
         return None
-    kind = _ThinProjection if stride > 1 and n_in < 16 else nn.Conv2d  # 16 floats: the widest register
+    kind = _ThinProjection if stride > 1 and n_in < 16 else nn.Conv2d  # the widest register holds 16 floats
     return nn.Sequential(empty_conv(n_in, n_out, 1, stride=stride, bias=False, kind=kind), nn.BatchNorm2d(n_out))
 
 

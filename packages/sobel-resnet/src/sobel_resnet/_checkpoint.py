@@ -1,4 +1,4 @@
-"""Backbones to and from files."""
+"""Save backbones to files and load them from files of many projects."""
 
 import hashlib
 import json
@@ -12,17 +12,27 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ._checks import check_finite, check_match, check_size
 from ._dialects import Trunk, architecture, find_trunk
 from ._files import one_line, read_weights
 from ._resnet import ResNet, architecture_of
 
-_FORMAT = "2"  # of the metadata below; raised when an old reader would misread a new file; 1 had no hash
+# Version of our metadata. It is raised when older readers would misread a new file. Version 1 had no hash.
+_FORMAT = "2"
 _DIGEST = "sobel_resnet_sha256"
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_backbone` found: arch, number of tensors loaded, names left behind, metadata, and whose file it is."""
+    """What `load_backbone` found in a file; `str(report)` is one line for a log.
+
+    Attributes:
+        arch: Architecture, such as "resnet50".
+        matched: Number of tensors loaded.
+        dropped: Names of the tensors that are not part of the backbone, such as heads.
+        family: The program that seems to have written the file.
+        metadata: The strings stored in a safetensors file.
+    """
 
     arch: str
     matched: int
@@ -36,16 +46,25 @@ class LoadReport:
 
 
 def save_backbone(backbone: ResNet, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a backbone as safetensors under torchvision's names, with what `load_backbone` needs to rebuild it.
+    """Write a backbone as safetensors under torchvision's names, with the metadata `load_backbone` needs to rebuild it.
 
-    metadata: your own strings, kept beside ours (arch, sobel, stem, width, in_channels, sobel_resnet = format
-    version, sobel_resnet_sha256, format). safetensors have no checksum; ours carry one, of tensors and metadata, that
-    `load_backbone` compares. The file appears whole or not at all: it is written beside `path` and renamed.
-    Raises TypeError if backbone is not a ResNet, ValueError if metadata redefines one of our keys."""
+    The metadata include a SHA-256 of all tensors and metadata, which `load_backbone` compares, because the safetensors
+    format has no checksum. The file is written under a temporary name and renamed, so `path` never holds half a file.
+
+    Args:
+        backbone: The network to save.
+        path: The file to write.
+        metadata: Strings of your own to store, under other keys than ours: arch, sobel, stem, width, in_channels,
+            sobel_resnet (the version of the format), sobel_resnet_sha256 and format.
+
+    Raises:
+        TypeError: If `backbone` is not a ResNet of this package.
+        ValueError: If `metadata` redefines one of our keys.
+    """
     if not isinstance(backbone, ResNet):
         raise TypeError(f"backbone must be a ResNet of sobel_resnet, got {type(backbone).__name__}: unwrap it first")
     ours = {
-        "format": "pt",  # what other readers of safetensors look for
+        "format": "pt",  # other readers of safetensors expect this key
         "sobel_resnet": _FORMAT,
     } | {key: str(value).lower() for key, value in architecture_of(backbone).items()}
     if clash := {*ours, _DIGEST} & (metadata or {}).keys():
@@ -56,36 +75,48 @@ def save_backbone(backbone: ResNet, path: str | os.PathLike[str], metadata: Mapp
     about[_DIGEST] = _digest(tensors, about)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_bytes(save(tensors, about))  # save_file would make it private to its owner
+        partial.write_bytes(save(tensors, about))  # save_file would make the file readable by its owner only
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def load_backbone(path: str | os.PathLike[str]) -> tuple[ResNet, LoadReport]:
-    """Rebuild a backbone from our own files or from anybody's ResNet-18/34/50/101.
+    """Rebuild a backbone from a file of this package or a ResNet-18, -34, -50 or -101 of another project.
 
-    Read are torchvision's names, alone or as DDP, MMSelfSup, mmpretrain, solo-learn, Lightning and VISSL wrap them,
-    Lightly's `nn.Sequential` numbers, and detectron2's as `export` writes them. Depth, width, stem and Sobel (two
-    input channels) come from our metadata or from the tensors; a Sobel layer in the file must be DeepCluster's. Heads
-    are dropped and listed. The model is float32 on the CPU, in training mode, whichever floats the file holds. Files
-    are read without running code; nothing is allocated for tensors that fit neither the network nor the file's size.
-    Raises FileNotFoundError, or ValueError in one line if the file is damaged, wants code, holds no such ResNet
-    (AlexNet and VGG of DeepCluster's first code are refused by name), does not match in full, or has values that are
-    not finite. Damage inside a tensor shows by the hash in our files and the checksums in a `.pth` that is a zip; other
-    safetensors and the `.pth` of torch before 1.6 carry neither."""
+    The README lists the projects whose files are read. Architecture, width, stem and Sobel filter come from our
+    metadata or from the shapes of the tensors. Heads are dropped and listed in the report. No code of a file is run.
+
+    Args:
+        path: A safetensors or torch file.
+
+    Returns:
+        The model, float32 on the CPU and in training mode, and a report of what was found.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: In one line, if the file is damaged, would run code, holds no such ResNet, does not match it in full
+            or holds NaN or infinity. Damage inside a tensor is found in our files (by their hash) and in a `.pth` that
+            is a zip (by its checksums). Other safetensors and the `.pth` of torch before 1.6 have neither.
+
+    Example:
+        ```python
+        backbone, report = load_backbone("swav_800ep_pretrain.pth.tar")
+        print(report)
+        ```
+    """
     path = Path(path)
     content, metadata = read_weights(path)
     try:
         _check_digest(content, metadata)
         trunk = find_trunk(content)
-        _check_size(trunk.tensors, path.stat().st_size)
+        check_size(trunk.tensors, path.stat().st_size)
         options = _options(trunk, metadata)
-        _check_match(trunk.tensors, _empty(options).state_dict())
+        check_match(trunk.tensors, _empty(options).state_dict())
         model = ResNet(**options)
-        # Not strict only because files older than torch 0.4.1 have no num_batches_tracked; all else was checked.
+        # strict=False accepts files without num_batches_tracked (torch before 0.4.1). check_match has checked the rest.
         model.load_state_dict(trunk.tensors, strict=False)
-        _check_finite(model.state_dict())
+        check_finite(model.state_dict())
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(str(error))}") from None
     family = "sobel-resnet" if "sobel_resnet" in metadata else trunk.family
@@ -93,7 +124,7 @@ def load_backbone(path: str | os.PathLike[str]) -> tuple[ResNet, LoadReport]:
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256, in hex, of names, dtypes, shapes, values and the other metadata, in whatever order a file has them."""
+    """Return the SHA-256, in hex, of all tensors (name, dtype, shape, values) and metadata, whatever their order."""
     digest = hashlib.sha256(json.dumps({key: metadata[key] for key in sorted(metadata.keys() - {_DIGEST})}).encode())
     for name in sorted(tensors):
         value = tensors[name]
@@ -103,21 +134,16 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def _check_digest(content: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    if _DIGEST not in metadata and metadata.get("sobel_resnet") != _FORMAT:  # other people's, and our first
+    if _DIGEST not in metadata and metadata.get("sobel_resnet") != _FORMAT:  # foreign files, and ours of version 1
         return
     if metadata.get(_DIGEST) != _digest(content, metadata):
-        raise ValueError("not what was saved: tensors or metadata differ from their hash; fetch or save it again")
-
-
-def _check_size(tensors: Mapping[str, Tensor], size: int) -> None:
-    """ValueError unless the tensors fit a file of `size` bytes: a pickle can put any shape over one number."""
-    claimed = sum(value.numel() * value.element_size() for value in tensors.values())
-    if claimed > size:
-        raise ValueError(f"tensors claim {claimed:,} bytes in a file of {size:,}: damaged or forged")
+        raise ValueError(
+            "damaged since it was saved: tensors or metadata differ from their hash; fetch or save it again"
+        )
 
 
 def _options(trunk: Trunk, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments of `ResNet`, from our metadata or else from the tensors."""
+    """Return the arguments of `ResNet`, from our metadata or, in foreign files, from the tensors."""
     if "sobel_resnet" not in metadata:
         return architecture(trunk.tensors)
     if metadata["sobel_resnet"] not in ("1", _FORMAT):
@@ -135,34 +161,9 @@ def _options(trunk: Trunk, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _empty(options: dict[str, Any]) -> ResNet:
-    """The network without memory for its weights, to compare shapes: a few bytes can claim a width of millions."""
+    """Build the network on the meta device, where it takes no memory: metadata can claim a width of millions."""
     try:
         with torch.device("meta"):
             return ResNet(**options)
-    except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bit, negative channels
+    except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bit or negative channels
         raise ValueError(f"no ResNet can be built with {options}: {error}") from None
-
-
-def _check_finite(state: Mapping[str, Tensor]) -> None:
-    # One pass: a finite sum has finite terms. A sum may overflow without them, so what is not finite is counted.
-    suspects = {key: value for key, value in state.items() if not value.sum().isfinite()}
-    bad = {key: n for key, value in suspects.items() if (n := int((~value.isfinite()).sum()))}
-    if bad:
-        first = next(iter(bad))
-        raise ValueError(
-            f"{len(bad)} of {len(state)} tensors hold NaN or infinity, the first is {first} ({bad[first]} of "
-            f"{state[first].numel()} values): a run that diverged or a damaged file; take an earlier checkpoint"
-        )
-
-
-def _check_match(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    missing = sorted(key for key in wanted.keys() - found.keys() if not key.endswith("num_batches_tracked"))
-    unexpected = sorted(found.keys() - wanted.keys())
-    shapes = [
-        f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "other shape": shapes}
-    if said := [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]:
-        raise ValueError(f"tensors do not match the ResNet they look like: {'; '.join(said)}")

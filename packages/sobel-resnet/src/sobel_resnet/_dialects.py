@@ -1,4 +1,4 @@
-"""From a foreign state_dict to torchvision's key names, and from tensors to an architecture."""
+"""Find a backbone in a foreign checkpoint: translate its key names to torchvision's and infer its architecture."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from ._resnet import LAYOUTS, Stem
 from ._sobel import SobelFilter
 
 _CONTAINERS = ("state_dict", "model", "classy_state_dict", "base_model", "trunk", "model_state_dict")
-_MAX_DEPTH = 16  # known files have up to three; a pickle can hold a container that holds itself
-# What DDP, torch.compile, MMSelfSup, solo-learn, Lightning modules and VISSL put before a backbone's own names.
+_MAX_DEPTH = 16  # known files nest up to three containers; a pickle can hold a container that contains itself
+# Prefixes that DDP, torch.compile, MMSelfSup, solo-learn, Lightning modules and VISSL put before a backbone's names.
 _PREFIX = re.compile(r"((?:(?:module|_orig_mod|backbone|encoder|base_model|_feature_blocks)\.)*)(conv1|0)\.weight")
 _TRUNK = re.compile(r"(conv|bn|layer)\d+\.")
 _SOBEL = re.compile(r"(?:.*\.)?sobel\.(\d+\.\w+)")
@@ -24,7 +24,7 @@ _FEATURES = re.compile(r"(?:.*\.)?features\.(?:module\.)?\d+\.weight")
 
 @dataclass(frozen=True)
 class Trunk:
-    """A backbone found in a file: tensors by torchvision's names, names left behind, and whose file it seems to be."""
+    """A backbone found in a file: its tensors by torchvision's names, the names dropped, and the writing program."""
 
     tensors: dict[str, Tensor]
     dropped: tuple[str, ...]
@@ -32,15 +32,18 @@ class Trunk:
 
 
 def find_trunk(content: Mapping[Any, Any]) -> Trunk:
-    """Open containers, strip known prefixes, translate names; ValueError if no or several trunks show, another Sobel
-    filter than `SobelFilter` stands in front, or a tensor of them is not one of plain floats."""
+    """Open nested containers, strip known prefixes and translate the names of the one backbone in a file.
+
+    Raises ValueError if there is no backbone or more than one, if the file holds another Sobel filter than ours, or if
+    a tensor of the backbone is not a dense tensor of floats.
+    """
     top = content
     heads: list[str] = []
     depth = 0
     while (inner := _container(content)) is not None:
         if (depth := depth + 1) > _MAX_DEPTH:
             raise ValueError(f"containers are nested deeper than {_MAX_DEPTH}: save only the state_dict")
-        if inner == "trunk" and isinstance(content.get("heads"), Mapping):  # VISSL keeps them beside the trunk
+        if inner == "trunk" and isinstance(content.get("heads"), Mapping):  # VISSL keeps heads beside the trunk
             heads = [f"heads.{key}" for key in content["heads"]]
         content = content[inner]
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
@@ -58,7 +61,10 @@ def find_trunk(content: Mapping[Any, Any]) -> Trunk:
 
 
 def _container(content: Mapping[Any, Any]) -> Any:
-    """The key to open next, None at the bottom; a mapping alone in a mapping is opened under any name."""
+    """Return the key of the container to open next, or None at the innermost level.
+
+    A mapping that is the only item of another mapping is opened whatever its key is.
+    """
     known = next((key for key in _CONTAINERS if isinstance(content.get(key), Mapping)), None)
     if known is None and len(content) == 1 and isinstance(next(iter(content.values())), Mapping):
         return next(iter(content))
@@ -66,8 +72,9 @@ def _container(content: Mapping[Any, Any]) -> Any:
 
 
 def _find_names(keys: list[str]) -> tuple[str, Callable[[str], str]]:
-    """The prefix of the one trunk among keys, and what turns its names into torchvision's."""
-    if "stem.conv1.weight" in keys:  # no prefix: models detectron2 trained keep the stride on another convolution
+    """Return the prefix of the one backbone among `keys`, and a function that translates its names to torchvision's."""
+    # Prefixed names of detectron2 are not recognised: its own models may have the stride on the 1x1 convolution.
+    if "stem.conv1.weight" in keys:
         return "", from_detectron2
     prefixes: dict[str, Callable[[str], str]] = {}
     for found in filter(None, map(_PREFIX.fullmatch, keys)):
@@ -94,15 +101,18 @@ def _find_names(keys: list[str]) -> tuple[str, Callable[[str], str]]:
 
 
 def _check_plain(key: str, value: Tensor) -> None:
-    """ValueError unless this is a dense tensor of floats (counters may be integers); a pickle can hold other kinds."""
+    """Raise ValueError unless this is a dense CPU tensor of floats; num_batches_tracked may hold integers."""
     if value.is_nested or value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-        raise ValueError(f"{key} is no dense tensor of plain numbers: save the state_dict of the float model")
+        raise ValueError(f"{key} is not a dense CPU tensor: save the state_dict of the float model")
     if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
         raise ValueError(f"{key} is {value.dtype}, expected floats: save the state_dict of the float model")
 
 
 def _check_sobel(tensors: Mapping[str, Tensor], conv1: Tensor) -> None:
-    """ValueError if the file holds a Sobel layer that is not ours, as where MMSelfSup 1.x initialised over it."""
+    """Raise ValueError if the file holds a Sobel layer that differs from ours.
+
+    MMSelfSup 1.x writes such files where its weight initialisation overwrote the filter.
+    """
     ours = {
         "0.weight": torch.full((1, 3, 1, 1), 1 / 3),
         "0.bias": torch.zeros(1),
@@ -114,7 +124,7 @@ def _check_sobel(tensors: Mapping[str, Tensor], conv1: Tensor) -> None:
             continue
         _check_plain(key, value)
         wanted = ours.get(found[1])
-        # 1e-3 lets 1/3 in bfloat16 pass
+        # The tolerance of 1e-3 accepts 1/3 rounded to bfloat16.
         if (
             wanted is None
             or value.shape != wanted.shape
@@ -129,7 +139,10 @@ def _check_sobel(tensors: Mapping[str, Tensor], conv1: Tensor) -> None:
 
 
 def architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `ResNet` read off the shapes; two input channels mean Sobel. ValueError names what fits nothing."""
+    """Infer the arguments of `ResNet` from tensor shapes; two input channels mean a Sobel backbone.
+
+    Raises ValueError, naming the shape, if the tensors belong to none of our architectures.
+    """
     n_blocks = tuple(len({key.split(".")[1] for key in tensors if key.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
     is_bottleneck = "layer1.0.conv3.weight" in tensors
     arch = next(
@@ -153,7 +166,7 @@ def architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _family(top: Mapping[Any, Any], prefix: str, rename: Callable[[str], str]) -> str:
-    """Best guess of the program that wrote the file, for the report only."""
+    """Guess the program that wrote the file; only the load report uses this."""
     if rename is from_detectron2:
         return "detectron2"
     if rename is from_sequential:

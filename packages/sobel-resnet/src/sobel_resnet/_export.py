@@ -11,18 +11,30 @@ Format = Literal["torchvision", "timm", "mmdet", "detectron2"]
 
 
 def export(model: ResNet, to: Format) -> dict[str, Tensor]:
-    """The state_dict under another project's names: copies on the CPU, dtype kept, no classifier.
+    """Return a backbone's weights under the tensor names of another project.
 
-    to: "torchvision", "timm" and "mmdet" (also mmseg and mmpretrain) name tensors as we do. "detectron2" has
-    stem.conv1.*, res2 ... res5, .norm and .shortcut, and no num_batches_tracked; write it with
-    `torch.save({"model": export(...), "matching_heuristics": True}, "x.pth")` and set RESNETS.STRIDE_IN_1X1 False and
-    RGB input there. Shapes are the model's: whoever reads them needs the same depth, width, stem and in_channels.
+    A Sobel backbone is refused, because none of these projects has the filter and it cannot be folded into conv1
+    exactly (see the README). The error names two alternatives.
 
-    A Sobel backbone is refused: none of these projects has the filter, and the tensors alone would be another network.
-    Nor does the filter fold into conv1. Grey and gradient are linear, so both would make one 9x9 convolution of three
-    channels, but conv1 puts zeros around the filter's output where the 9x9 sees gradients of the image's edge: maps
-    would be equal inside and wrong along the border. The error names the two ways out.
-    Raises TypeError if model is not a ResNet, ValueError for an unknown format or a Sobel backbone."""
+    Args:
+        model: The backbone.
+        to: "torchvision", "timm" and "mmdet" (also for mmseg and mmpretrain) use the same names as this package.
+            "detectron2" renames the tensors (stem.conv1, res2 to res5, norm, shortcut) and drops num_batches_tracked;
+            set RESNETS.STRIDE_IN_1X1 to False and the input format to RGB there.
+
+    Returns:
+        Copies of the tensors on the CPU in their dtypes, without a classifier. The network that loads them needs the
+            same depth, width, stem and number of input channels.
+
+    Raises:
+        TypeError: If `model` is not a ResNet of this package.
+        ValueError: If `to` is unknown or the backbone has a Sobel filter.
+
+    Example:
+        ```python
+        torch.save({"model": export(backbone, "detectron2"), "matching_heuristics": True}, "backbone.pth")
+        ```
+    """
     if not isinstance(model, ResNet):
         raise TypeError(f"model must be a ResNet of sobel_resnet, got {type(model).__name__}: unwrap it first")
     if to not in get_args(Format):

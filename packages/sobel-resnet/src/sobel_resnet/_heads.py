@@ -1,17 +1,34 @@
-"""What sits between the backbone and the loss: features (B, in_dim) -> embeddings (B, out_dim)."""
+"""Heads between the backbone and the loss: features (B, in_dim) -> embeddings (B, out_dim)."""
+
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._init import cpu_generator, default_linear_, empty_linear
+from ._tensors import as_tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Projector(nn.Sequential):
-    """Linear-BN-ReLU-...-Linear onto the unit sphere (SwAV, arXiv:2006.09882; key names 0, 1, 3 as in its files).
+    """MLP projector, Linear-BN-ReLU-...-Linear, with L2-normalised output (SwAV, Caron et al. 2020, arXiv:2006.09882).
 
-    n_layers counts the Linear layers; 1 means a single Linear(in_dim, out_dim). bn: BatchNorm after each hidden one.
-    normalise: divide rows by their L2 norm, in float32 under any autocast; the output is then float32. Linear layers
-    start with PyTorch's law from a generator seeded by `seed`. Raises ValueError if n_layers < 1."""
+    The layers are numbered 0, 1, 2, 3 in `state_dict`, as in SwAV's checkpoints.
+
+    Args:
+        in_dim: Number of features.
+        hidden_dim: Width of the hidden layers.
+        out_dim: Number of embedding dimensions.
+        n_layers: Number of Linear layers; 1 is a single Linear(in_dim, out_dim).
+        bn: Whether BatchNorm follows each hidden Linear layer.
+        normalise: Whether the rows of the output are divided by their L2 norm.
+        seed: Seed of the weights; they follow the default distribution of `nn.Linear`.
+
+    Raises:
+        ValueError: If `n_layers` is below 1.
+    """
 
     def __init__(
         self,
@@ -41,17 +58,32 @@ class Projector(nn.Sequential):
             if isinstance(layer, nn.Linear):
                 default_linear_(layer, generator)
 
-    def forward(self, features: Tensor) -> Tensor:
-        z = super().forward(features)
+    def forward(self, features: "Tensor | np.ndarray") -> Tensor:
+        """Project a batch of features.
+
+        Args:
+            features: (B, in_dim). A NumPy array counts as a CPU tensor.
+
+        Returns:
+            Embeddings (B, out_dim). With `normalise`, float32 rows of norm 1, computed in float32 under any autocast.
+        """
+        z = super().forward(as_tensor(features))
         return F.normalize(z.float(), dim=1) if self.normalise else z
 
 
 class OdcNeck(nn.Module):
     """ODC's neck: Linear, BN without affine, ReLU, dropout, Linear, ReLU (Zhan et al. 2020, arXiv:2006.10645).
 
-    Output (B, out_dim) is non-negative and not normalised. BN momentum is 0.001, so that the memory's features age
-    slowly. Key names fc0, bn0, fc1 are those of the published checkpoints. Linear layers start with PyTorch's law
-    from a generator seeded by `seed`; dropout in training reads torch's global generator, as torch's own does."""
+    The BatchNorm momentum is 0.001, so that embeddings in ODC's memory stay comparable with newer ones. The key names
+    fc0, bn0 and fc1 are those of the published checkpoints.
+
+    Args:
+        in_dim: Number of features.
+        hidden_dim: Width of the hidden layer.
+        out_dim: Number of embedding dimensions.
+        dropout: Probability of dropping a hidden unit in training. Dropout draws from torch's global generator.
+        seed: Seed of the weights; they follow the default distribution of `nn.Linear`.
+    """
 
     def __init__(
         self, in_dim: int, hidden_dim: int = 512, out_dim: int = 256, dropout: float = 0.5, *, seed: int = 0
@@ -65,6 +97,14 @@ class OdcNeck(nn.Module):
         default_linear_(self.fc0, generator)
         default_linear_(self.fc1, generator)
 
-    def forward(self, features: Tensor) -> Tensor:
-        hidden = F.relu(self.bn0(self.fc0(features)), inplace=True)
+    def forward(self, features: "Tensor | np.ndarray") -> Tensor:
+        """Embed a batch of features.
+
+        Args:
+            features: (B, in_dim). A NumPy array counts as a CPU tensor.
+
+        Returns:
+            Embeddings (B, out_dim), non-negative and not normalised.
+        """
+        hidden = F.relu(self.bn0(self.fc0(as_tensor(features))), inplace=True)
         return F.relu(self.fc1(self.dropout(hidden)), inplace=True)

@@ -1,26 +1,43 @@
-"""A backbone as dense predictors want it: images in, a tuple of maps out. For detectors and segmentation heads."""
+"""Feature maps of a backbone for detectors and segmentation heads."""
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
 from ._resnet import LAYOUTS, ResNet, Stages
+from ._tensors import as_tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NAMES = tuple(f"feature{i}" for i in range(1, 6))
 
 
 class FeatureMaps(Stages):
-    """A copy of a backbone that returns maps: images (B, C, H, W) -> tuple of (B, channels[i], H/strides[i], W/...).
+    """A copy of a backbone that returns feature maps instead of pooled features.
 
-    maps: names as in `ResNet.stages`; the tuple is in the order asked. Stages after the deepest one are left out, so
-    that every parameter gets a gradient. state_dict keys are the backbone's (torchvision's). A Sobel filter stays in
-    front. output_stride: the largest stride allowed; a stage that would pass it is dilated instead (Chen et al. 2017,
-    arXiv:1706.05587): layer4 at 16, layer3 and layer4 at 8, none after a CIFAR stem, whose last stride is 8. The
-    convolution that had the stride keeps the dilation before it and all later ones double it, as in torchvision and
-    timm, so that pixels at the old stride hold what the backbone was trained to compute.
-    Raises ValueError for an unknown map, no map, or another output_stride."""
+    Stages after the deepest requested map are left out, so every parameter gets a gradient. The keys of `state_dict`
+    are the backbone's (torchvision's), and a Sobel filter stays in front.
+
+    A stage whose stride would exceed `output_stride` is dilated instead (Chen et al. 2017, arXiv:1706.05587): layer4 at
+    16, layer3 and layer4 at 8. After a CIFAR stem, whose last stride is 8, no stage is. As in torchvision and timm, the
+    convolution that loses its stride keeps the dilation of the stage before, and all later ones double it. So the
+    dilated map, sampled at the old stride, equals the map the backbone was trained to compute.
+
+    Args:
+        backbone: The network to copy.
+        maps: Names of maps as in `ResNet.stages`, in the order in which they are to be returned.
+        output_stride: Largest stride of a map relative to the image.
+
+    Attributes:
+        channels: Number of channels of each map, in the order of `maps`.
+        strides: Stride of each map relative to the image, in the order of `maps`.
+
+    Raises:
+        ValueError: If `maps` is empty or holds an unknown name, or `output_stride` is not 8, 16 or 32.
+    """
 
     def __init__(
         self,
@@ -53,14 +70,34 @@ class FeatureMaps(Stages):
         self.channels = tuple(channels[_NAMES.index(name)] for name in maps)
         self.strides = tuple(strides[_NAMES.index(name)] for name in maps)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: "Tensor | np.ndarray") -> tuple[Tensor, ...]:
+        """Compute the requested maps.
+
+        Args:
+            images: (B, C, H, W). A NumPy array counts as a CPU tensor.
+
+        Returns:
+            One map per name in `maps`: (B, channels[i], H / strides[i], W / strides[i]).
+
+        Raises:
+            ValueError: If `images` has another number of axes or channels.
+        """
         maps = self.stages(images)
         return tuple(maps[name] for name in self.maps)
 
 
 class LastStage(nn.Module):
-    """A copy of a backbone's layer4 alone, which C4 detectors (He et al. 2015, arXiv:1512.03385, appendix A) run on
-    regions of feature4: (B, in_channels, h, w) -> (B, num_features, h/2, w/2). state_dict keys are `layer4.*`."""
+    """A copy of a backbone's layer4 alone, as C4 detectors need it (He et al. 2015, arXiv:1512.03385, appendix A).
+
+    Such detectors run layer4 on regions cropped from feature4. The keys of `state_dict` are `layer4.*`.
+
+    Args:
+        backbone: The network to copy layer4 from.
+
+    Attributes:
+        in_channels: Number of channels of feature4.
+        num_features: Number of channels of the output.
+    """
 
     def __init__(self, backbone: ResNet) -> None:
         super().__init__()
@@ -68,12 +105,20 @@ class LastStage(nn.Module):
         self.num_features = backbone.num_features
         self.in_channels = backbone.num_features // 2
 
-    def forward(self, maps: Tensor) -> Tensor:
-        return self.layer4(maps)
+    def forward(self, maps: "Tensor | np.ndarray") -> Tensor:
+        """Run layer4 on (regions of) feature4.
+
+        Args:
+            maps: (B, in_channels, h, w). A NumPy array counts as a CPU tensor.
+
+        Returns:
+            Maps (B, num_features, h / 2, w / 2).
+        """
+        return self.layer4(as_tensor(maps))
 
 
 def _dilate(stage: nn.Module, dilation: int) -> None:
-    """Turn a stage's stride 2 into dilation, in place; dilation: what the stage before it ended with."""
+    """Replace a stage's stride 2 by dilation, in place; `dilation` is the final dilation of the stage before."""
     for conv in stage.modules():
         if isinstance(conv, nn.Conv2d):
             reach = dilation if conv.stride == (2, 2) else 2 * dilation

@@ -1,4 +1,4 @@
-"""Names of one ResNet in different projects. Here "ours" are torchvision's, which timm, mmdet and mmpretrain share."""
+"""Tensor names of the same ResNet in other projects. "Ours" are torchvision's, shared by timm, mmdet and mmpretrain."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ _SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "lay
 
 
 def to_detectron2(name: str) -> str:
-    """layer1.0.bn2.bias -> res2.0.conv2.norm.bias; conv1.weight -> stem.conv1.weight."""
+    """Translate our name to detectron2's: layer1.0.bn2.bias -> res2.0.conv2.norm.bias, conv1.* -> stem.conv1.*."""
     name = re.sub(r"\bbn(\d)", r"conv\1.norm", name)
     name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
     stage, _, rest = name.partition(".")
@@ -16,25 +16,28 @@ def to_detectron2(name: str) -> str:
 
 
 def from_detectron2(name: str) -> str:
-    """The inverse of `to_detectron2`; names that are none of its results stay as they are."""
+    """Translate detectron2's name to ours; names that `to_detectron2` cannot produce stay as they are."""
     name = re.sub(r"conv(\d)\.norm", r"bn\1", name.removeprefix("stem."))
     name = name.replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
     return re.sub(r"^res([2-5])\.", lambda found: f"layer{int(found[1]) - 1}.", name)
 
 
 def is_sequential(names: Iterable[str]) -> bool:
-    """True for `nn.Sequential(*resnet.children())` without head; ValueError if its stages stand where ReLU or max-pool
-    should: such a network (Lightly's own ResNetGenerator without its head) runs no ReLU after bn1, as ours does."""
+    """Tell whether the names are those of `nn.Sequential(*resnet.children())` without its classifier.
+
+    Raises ValueError if the stages are at other positions than 4 to 7: then ReLU or max-pooling is missing, as in
+    Lightly's ResNetGenerator without its head, and our ResNet would compute something else from the same weights.
+    """
     places = sorted({int(found[1]) for name in names if (found := _STAGE.fullmatch(name))})
     if places and places != [4, 5, 6, 7]:
         raise ValueError(
             f"a Sequential with stages at {places}, expected [4, 5, 6, 7] after conv1, bn1, ReLU and max-pool: "
-            "no ResNet of torchvision's (Lightly's ResNetGenerator loses the ReLU of its stem this way)"
+            "not torchvision's ResNet (Lightly's ResNetGenerator loses the ReLU of its stem this way)"
         )
     return bool(places)
 
 
 def from_sequential(name: str) -> str:
-    """5.0.bn1.bias -> layer2.0.bn1.bias; places without tensors of a backbone stay as they are."""
+    """Translate a name in an `nn.Sequential` to ours: 5.0.bn1.bias -> layer2.0.bn1.bias; others stay as they are."""
     place, dot, rest = name.partition(".")
     return _SEQUENTIAL.get(place, place) + dot + rest

@@ -1,8 +1,8 @@
-"""ResNet trunks: crops in, pooled features or stage maps out. B images, D = num_features."""
+"""ResNet backbones: crops in, pooled features or stage maps out. B images, D = num_features."""
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from ._blocks import BasicBlock, Bottleneck
 from ._init import cpu_generator, empty_conv, kaiming_normal_fan_out_
 from ._sobel import SobelFilter
+from ._tensors import as_tensor
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Stem = Literal["imagenet", "cifar"]
+"""Kind of stem: a 7x7 convolution of stride 2 with max-pooling, or a 3x3 convolution of stride 1 without."""
 
 LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -30,7 +35,7 @@ def _stage(
 
 
 class Stages(nn.Module):
-    """What `ResNet` and `FeatureMaps` share: sobel, conv1, bn1, maxpool, layer1 ... layer{depth}, run in a row."""
+    """Base of `ResNet` and `FeatureMaps`: runs sobel, conv1, bn1, maxpool and layer1 to layer{depth} in sequence."""
 
     sobel: SobelFilter | None
     conv1: nn.Conv2d
@@ -39,17 +44,26 @@ class Stages(nn.Module):
     in_channels: int
     depth: int
 
-    def _stem(self, images: Tensor) -> Tensor:
+    def _stem(self, images: "Tensor | np.ndarray") -> Tensor:
+        images = as_tensor(images)
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise ValueError(f"images must be (B, {self.in_channels}, H, W), got {tuple(images.shape)}")
         x = images if self.sobel is None else self.sobel(images)
         return F.relu(self.bn1(self.conv1(x)), inplace=True)
 
-    def stages(self, images: Tensor) -> dict[str, Tensor]:
-        """Maps for probing by depth: feature1 = stem before max-pool, feature2 to feature5 = layer1 to layer4.
+    def stages(self, images: "Tensor | np.ndarray") -> dict[str, Tensor]:
+        """Compute the unpooled maps of all stages, the taps of Goyal et al. 2019 (arXiv:1905.01235).
 
-        images: (B, C, H, W); returns unpooled (B, channels, h, w) maps; for ResNet-50 at 224 pixels 64x112x112,
-        256x56x56, 512x28x28, 1024x14x14, 2048x7x7 (the taps of Goyal et al. 2019, arXiv:1905.01235)."""
+        Args:
+            images: (B, C, H, W). A NumPy array counts as a CPU tensor.
+
+        Returns:
+            Maps (B, channels, h, w) by name: feature1 is the stem before max-pooling, feature2 to feature5 are layer1
+            to layer4. For ResNet-50 at 224 pixels: 64x112x112, 256x56x56, 512x28x28, 1024x14x14, 2048x7x7.
+
+        Raises:
+            ValueError: If `images` has another number of axes or channels.
+        """
         maps = {"feature1": self._stem(images)}
         x = self.maxpool(maps["feature1"])
         for i in range(1, self.depth + 1):
@@ -58,13 +72,23 @@ class Stages(nn.Module):
 
 
 class ResNet(Stages):
-    """A ResNet without classifier whose state_dict keys are torchvision's (He et al. 2015, arXiv:1512.03385).
+    """A ResNet without classifier, with torchvision's key names in `state_dict` (He et al. 2015, arXiv:1512.03385).
 
-    arch: "resnet18", "resnet34", "resnet50" or "resnet101". sobel: put a SobelFilter in front; conv1 then takes 2
-    channels. stem: "imagenet" (7x7 stride 2, max-pool) or "cifar" (3x3 stride 1, no pool). width multiplies every
-    channel count (SwAV's RN50w2 is width=2). zero_init_residual: last BN weight of each block starts at 0.
-    in_channels: channels of the images. Convolutions start Kaiming normal, fan_out, from a generator seeded by `seed`.
-    Raises ValueError for an unknown arch or stem, or a width that leaves no channel."""
+    Args:
+        arch: "resnet18", "resnet34", "resnet50" or "resnet101".
+        sobel: Whether a `SobelFilter` is put in front; conv1 then takes two channels.
+        stem: "imagenet" (7x7 convolution of stride 2, max-pooling) or "cifar" (3x3 of stride 1, no pooling).
+        width: Factor of every channel count; SwAV's RN50w2 has width 2.
+        zero_init_residual: Whether the weight of the last BatchNorm in each block starts at 0.
+        in_channels: Number of channels of the images.
+        seed: Seed of the weights. Convolutions start Kaiming normal, in fan_out mode.
+
+    Attributes:
+        num_features: Number of pooled features D.
+
+    Raises:
+        ValueError: If `arch` or `stem` is unknown, or `width` leaves no channel.
+    """
 
     depth = 4
 
@@ -112,23 +136,40 @@ class ResNet(Stages):
             elif zero_init_residual and isinstance(module, BasicBlock | Bottleneck):
                 nn.init.zeros_(module.last_bn.weight)
 
-    def forward(self, crops: Tensor | Sequence[Tensor]) -> Tensor:
-        """Pooled features: (B, C, H, W) -> (B, D); a list of V such crops -> (sum of B, D), in the order given.
+    def forward(self, crops: "Tensor | np.ndarray | Sequence[Tensor | np.ndarray]") -> Tensor:
+        """Compute pooled features.
 
-        Consecutive crops of one resolution are run as one batch, as in the SwAV code, so BN sees them together.
-        Raises ValueError if a crop has another rank or number of channels, or the list is empty."""
-        if isinstance(crops, Tensor):
+        Consecutive crops of the same resolution run as one batch, as in the SwAV code: BatchNorm sees them together.
+
+        Args:
+            crops: One batch (B, C, H, W), or a list of such batches. A NumPy array counts as a CPU tensor.
+
+        Returns:
+            Features (B, D); for a list, those of all batches concatenated in their order.
+
+        Raises:
+            ValueError: If a batch has another number of axes or channels, or the list is empty.
+        """
+        if not isinstance(crops, Sequence):
             x = self.maxpool(self._stem(crops))
             return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
         if not crops:
             raise ValueError("crops is an empty list: pass at least one (B, C, H, W) tensor")
-        runs = [list(run) for _, run in groupby(crops, key=lambda crop: crop.shape[-2:])]
+        tensors = [as_tensor(crop) for crop in crops]
+        runs = [list(run) for _, run in groupby(tensors, key=lambda crop: crop.shape[-2:])]
         return torch.cat([self(torch.cat(run)) for run in runs])
 
 
 def architecture_of(backbone: ResNet) -> dict[str, Any]:
-    """What rebuilds an empty network: arch, sobel, stem, width, in_channels, so that `ResNet(**architecture_of(b))`
-    takes b's state_dict. Plain strings, numbers and booleans, ready for JSON."""
+    """Return the arguments that rebuild a network of the same architecture.
+
+    Args:
+        backbone: The network to describe.
+
+    Returns:
+        arch, sobel, stem, width and in_channels, as plain values fit for JSON. `ResNet(**architecture_of(backbone))`
+            accepts the `state_dict` of `backbone`.
+    """
     return {
         "arch": backbone.arch,
         "sobel": backbone.sobel is not None,
@@ -147,7 +188,10 @@ def resnet18(
     *,
     seed: int = 0,
 ) -> ResNet:
-    """ResNet-18, 512 * width features; arguments as in `ResNet`."""
+    """Build a ResNet-18 with 512 * width features.
+
+    The arguments are those of [`ResNet`][sobel_resnet.ResNet] without `arch`.
+    """
     return ResNet("resnet18", sobel, stem, width, zero_init_residual, in_channels, seed=seed)
 
 
@@ -160,7 +204,10 @@ def resnet34(
     *,
     seed: int = 0,
 ) -> ResNet:
-    """ResNet-34, 512 * width features; arguments as in `ResNet`."""
+    """Build a ResNet-34 with 512 * width features.
+
+    The arguments are those of [`ResNet`][sobel_resnet.ResNet] without `arch`.
+    """
     return ResNet("resnet34", sobel, stem, width, zero_init_residual, in_channels, seed=seed)
 
 
@@ -173,7 +220,10 @@ def resnet50(
     *,
     seed: int = 0,
 ) -> ResNet:
-    """ResNet-50, 2048 * width features; arguments as in `ResNet`."""
+    """Build a ResNet-50 with 2048 * width features.
+
+    The arguments are those of [`ResNet`][sobel_resnet.ResNet] without `arch`.
+    """
     return ResNet("resnet50", sobel, stem, width, zero_init_residual, in_channels, seed=seed)
 
 
@@ -186,5 +236,8 @@ def resnet101(
     *,
     seed: int = 0,
 ) -> ResNet:
-    """ResNet-101, 2048 * width features; arguments as in `ResNet`."""
+    """Build a ResNet-101 with 2048 * width features.
+
+    The arguments are those of [`ResNet`][sobel_resnet.ResNet] without `arch`.
+    """
     return ResNet("resnet101", sobel, stem, width, zero_init_residual, in_channels, seed=seed)

@@ -1,22 +1,29 @@
-"""DeepCluster's fixed front end: the network sees edges, so that clusters cannot form on colour."""
+"""DeepCluster's fixed front end: the network sees edges only, so it cannot cluster images by colour."""
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._tensors import as_tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
 _KERNELS = (
-    ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0)),  # along x
-    ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0)),  # along y
+    ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0)),  # gradient along x
+    ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0)),  # gradient along y
 )
 
 
 class SobelFilter(nn.Module):
-    """Mean over the channels, then the two Sobel gradients (Caron et al. 2018, arXiv:1807.05520, §4).
+    """Average the colour channels, then compute the two Sobel gradients (Caron et al. 2018, arXiv:1807.05520, §4).
 
-    Input: (B, C, H, W) images, normalised, any float dtype; output: (B, 2, H, W), same dtype, x gradient first. Zero
-    padding 1, so the border answers even on a constant image, as in every reference. The kernels are a buffer outside
-    state_dict: a constant that no initialiser, optimiser or checkpoint touches. Computed in float32 under any
-    autocast: a gradient is a difference of near-equal numbers. Raises ValueError if images has no four axes."""
+    The kernels are a non-persistent buffer: no initialiser, optimiser or checkpoint can change them. Zero padding of
+    one pixel keeps the image size, so the border responds even on a constant image, as in all reference codes. The
+    filter computes in float32 under any autocast, because a gradient is the difference of two nearly equal numbers.
+    """
 
     kernels: Tensor
 
@@ -24,7 +31,19 @@ class SobelFilter(nn.Module):
         super().__init__()
         self.register_buffer("kernels", torch.tensor(_KERNELS).unsqueeze(1), persistent=False)  # (2, 1, 3, 3)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: "Tensor | np.ndarray") -> Tensor:
+        """Filter a batch of images.
+
+        Args:
+            images: (B, C, H, W), normalised, any float dtype. A NumPy array counts as a CPU tensor.
+
+        Returns:
+            The gradients along x and y, (B, 2, H, W), in the dtype and on the device of `images`.
+
+        Raises:
+            ValueError: If `images` does not have four axes.
+        """
+        images = as_tensor(images)
         if images.ndim != 4:
             raise ValueError(f"images must be (B, C, H, W), got {tuple(images.shape)}: add the batch axis")
         dtype = torch.promote_types(images.dtype, torch.float32)
