@@ -170,3 +170,18 @@ def test_errors_name_what_is_wrong() -> None:
             sinkhorn_knopp(torch.zeros(3, 4), epsilon=epsilon)
     with pytest.raises(ValueError, match="n_iters"):
         sinkhorn_knopp(torch.zeros(3, 4), n_iters=0)
+
+
+def test_numpy_scores_give_the_same_codes() -> None:
+    np = pytest.importorskip("numpy")
+    scores, extra = cosines(30, 20), cosines(7, 20, seed=1)
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        found = sinkhorn_knopp(scores.to(dtype).numpy(), extra=extra.to(dtype).numpy(), epsilon=0.01)
+        assert torch.equal(found, sinkhorn_knopp(scores.to(dtype), extra=extra.to(dtype), epsilon=0.01))
+    array = scores.numpy().copy()
+    array.flags.writeable = False
+    assert torch.equal(sinkhorn_knopp(array), sinkhorn_knopp(scores))
+    with pytest.raises(ValueError, match=r"scores must be a float \(B, K\)"):
+        sinkhorn_knopp(np.ones((3, 4), np.int64))
+    with pytest.raises(NotFinite, match=r"rows \[1\] of scores"):
+        sinkhorn_knopp(np.array([[0.0, 1.0], [np.nan, 0.0]]))

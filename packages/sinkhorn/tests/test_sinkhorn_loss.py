@@ -102,3 +102,12 @@ def test_equipartition() -> None:
     for batch, queue, k, name in ((0, 0, 1, "batch"), (1, -1, 1, "queue"), (1, 0, 0, "k")):
         with pytest.raises(ValueError, match=f"{name} must be"):
             check_equipartition(batch, queue, k)
+
+
+def test_numpy_crops_give_the_same_loss() -> None:
+    pytest.importorskip("numpy")
+    scores = crops(3)
+    codes = [sinkhorn_knopp(part) for part in scores[:2]]
+    expected = swapped_prediction_loss(scores, codes)
+    assert torch.equal(swapped_prediction_loss([s.numpy() for s in scores], [c.numpy() for c in codes]), expected)
+    assert torch.equal(swapped_prediction_loss(torch.stack(scores).numpy(), torch.stack(codes).numpy()), expected)
