@@ -25,13 +25,14 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def sinkhorn_launches(k: int, dtype: torch.dtype, transport: bool) -> list[Launch]:
     """Of two iterations and the codes; transport: with marginals, columns only leant towards theirs."""
     from sinkhorn import _triton_passes
-    from sinkhorn._passes import Problem, solve
+    from sinkhorn._passes import solve
+    from sinkhorn._problem import Problem
     from sinkhorn._ranks import Ranks
 
     options: dict[str, Any] = {}
     if transport:
         shares = empty(k, dtype=torch.float64)
-        options = {"weights": [empty(4096)], "log_shares": shares, "exponent": 0.6, "log_columns": True}
+        options = {"weights": [empty(4096)], "log_shares": shares, "exponent": 0.6}
 
     def call() -> None:
         passes = _triton_passes.TritonPasses(Problem([empty(4096, k, dtype=dtype)], 0.05, Ranks(None), **options))
