@@ -10,10 +10,8 @@ crops = transform(image, index=7, epoch=3)
 
 from typing import TYPE_CHECKING, Any
 
-from ._distortions import Blur as Blur
-from ._distortions import Jitter as Jitter
+from ._operations import CropGroup as CropGroup
 from ._packed import PackedImages as PackedImages
-from ._plan import CropGroup as CropGroup
 from ._plan import CropPlan as CropPlan
 from ._preview import draw_preview as draw_preview
 from ._ready import byol as byol
@@ -27,8 +25,10 @@ from ._ready import simclr as simclr
 from ._ready import swav as swav
 from ._recipe import Recipe as Recipe
 from ._render import render as render
-from ._specs import CentreSpec as CentreSpec
-from ._specs import CropSpec as CropSpec
+from ._settings import Blur as Blur
+from ._settings import CentreSpec as CentreSpec
+from ._settings import CropSpec as CropSpec
+from ._settings import Jitter as Jitter
 from ._transform import MultiCrop as MultiCrop
 from ._transform import collate as collate
 

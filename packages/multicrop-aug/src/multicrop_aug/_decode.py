@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ._plan import CropGroup, CropPlan
+from ._operations import CropGroup
+from ._plan import CropPlan
 
 _JPEG = b"\xff\xd8"
 

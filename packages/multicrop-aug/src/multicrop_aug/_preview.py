@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ._decode import rgb_pixels
-from ._operations import BY_NAME
-from ._plan import CropGroup, CropPlan
+from ._operations import BY_NAME, CropGroup
+from ._plan import CropPlan
 from ._recipe import Recipe
 from ._render import render
 

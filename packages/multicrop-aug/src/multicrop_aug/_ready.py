@@ -6,9 +6,9 @@ A keyword holds for all crops, also where a method distorts its crops differentl
 from dataclasses import replace
 from typing import Any
 
-from ._distortions import Blur, Jitter
+from ._settings import Blur, Jitter
 from ._recipe import Recipe
-from ._specs import CentreSpec, CropSpec
+from ._settings import CentreSpec, CropSpec
 
 BYOL_JITTER = Jitter(0.4, 0.4, 0.2, 0.1, p=0.8)
 SWAV_STD = (0.228, 0.224, 0.225)  # the official SwAV and DeepCluster-v2 codes; the usual first value is 0.229

@@ -10,7 +10,8 @@ from ._blur import blur_
 from ._colour import HUE, grey_, jitter, solarise_
 from ._geometry import resize_matrix, separable, turn, turns
 from ._packed import PackedImages
-from ._plan import CropGroup, CropPlan
+from ._operations import CropGroup
+from ._plan import CropPlan
 
 _BLOCK = 1 << 24  # float32 numbers of source and crops worked on at a time: 64 MiB
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ._geometry import turns
 from ._packed import PackedImages
-from ._plan import CropGroup, CropPlan
+from ._operations import CropGroup
+from ._plan import CropPlan
 from ._triton_kernel import NO_OPERATION, order_of, render_crops
 
 
