@@ -69,7 +69,9 @@ def _calls(memory: Memory, group: CropGroup, plan: CropPlan, out: np.ndarray) ->
     rows, n_pieces, n_threads = np.arange(len(out)), len(memory.pieces), torch.get_num_threads()
     for i, pixels in enumerate(memory.pieces):
         there = rows[i::n_pieces].copy()
-        share = len(there) if n_threads == 1 else len(there) // (4 * n_threads)  # four calls per thread, because crops differ in cost
+        share = (
+            len(there) if n_threads == 1 else len(there) // (4 * n_threads)
+        )  # four calls per thread, because crops differ in cost
         n = min(_CROPS_PER_CALL, max(1, share))
         for first in range(0, len(there), n):
             yield there[first : first + n], pixels, *arguments

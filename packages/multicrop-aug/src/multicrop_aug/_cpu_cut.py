@@ -1,7 +1,7 @@
 """Cuts, resizes (antialiased), windows and flips one crop, from uint8 pixels directly to float32 planes.
 
-Positions in memory are unsigned (`U`) and arrays are flat. A signed index costs a test of its sign, and slicing an array
-costs reference counting. Either takes longer here than the arithmetic.
+Positions in memory are unsigned (`U`) and arrays are flat. A signed index costs a test of its sign, and slicing an
+array costs reference counting. Either takes longer here than the arithmetic.
 """
 
 import math
@@ -155,7 +155,7 @@ def sum_rows(pixels, row, row_step, weights, at, taps, into, first, length):  # 
 
 
 def _columns_summer(n_taps: int) -> Callable[..., Any]:
-    """Return `sum_columns` for a number of taps known to the compiler, which unrolls them: twice as fast. 0: any number."""
+    """Return `sum_columns` for a fixed number of taps, which the compiler unrolls: twice as fast. 0: any number."""
     known = U(n_taps)
 
     @jit

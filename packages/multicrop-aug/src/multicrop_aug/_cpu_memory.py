@@ -40,7 +40,7 @@ def memory_of(images: Tensor | PackedImages | Sequence[Tensor], rows: Tensor | N
 
 
 def _of_tensor(images: Tensor, rows: np.ndarray) -> Memory:
-    """Return the memory of images (N, 3, H, W), copied if the pixels of a row are neither adjacent nor 3 bytes apart."""
+    """Return the memory of images (N, 3, H, W), copied if pixels of a row are neither adjacent nor 3 bytes apart."""
     if images.stride(3) != 1 and (images.stride(3), images.stride(1)) != (3, 1):
         images = images.contiguous()
     n, _, height, width = images.shape
