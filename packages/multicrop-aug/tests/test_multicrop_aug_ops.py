@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
-from multicrop_aug import _blur, _colour, _cpu_colour, _cpu_cut, _cpu_filter, _geometry
+from multicrop_aug import _cpu_cut, _cpu_operations, _geometry, _torch_operations
 from PIL import Image, ImageFilter
 
 ADJUST = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue]
@@ -20,12 +20,16 @@ ADJUST = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adj
 class TorchOps:
     """Operations of the torch backend on (N, 3, S, S)."""
 
-    jitter = staticmethod(_colour.jitter)
-    shift_hue = staticmethod(_colour.shift_hue)
-    grey = staticmethod(_colour.grey_)
-    solarise = staticmethod(_colour.solarise_)
-    rotate = staticmethod(_geometry.rotate)
-    blur = staticmethod(_blur.blur_)
+    jitter = staticmethod(_torch_operations.jitter)
+    shift_hue = staticmethod(_torch_operations.shift_hue)
+    grey = staticmethod(_torch_operations.grey_)
+    solarise = staticmethod(_torch_operations.solarise_)
+    blur = staticmethod(_torch_operations.blur_)
+
+    @staticmethod
+    def rotate(x, degrees):
+        never = torch.zeros(len(x), dtype=torch.bool)
+        return _torch_operations.rotate(x, _geometry.turns(degrees, never, ("rotation",)))
 
     @staticmethod
     def resize(x, start, length, flip, size, interpolation):
@@ -54,27 +58,27 @@ class CpuOps:
 
     @classmethod
     def jitter(cls, x, factors, order):
-        return cls.flat(_cpu_colour.jitter, x, factors, order.to(torch.uint8).contiguous())
+        return cls.flat(_cpu_operations.jitter, x, factors, order.to(torch.uint8).contiguous())
 
     @classmethod
     def shift_hue(cls, x, turns):
-        return cls.flat(_cpu_colour.shift_hue, x, turns)
+        return cls.flat(_cpu_operations.shift_hue, x, turns)
 
     @classmethod
     def grey(cls, x, chosen):
-        return cls.flat(_cpu_colour.grey, x, chosen=chosen)
+        return cls.flat(_cpu_operations.grey, x, chosen=chosen)
 
     @classmethod
     def solarise(cls, x, chosen, threshold):
-        return cls.flat(_cpu_colour.solarise, x, torch.full((len(x),), threshold), chosen=chosen)
+        return cls.flat(_cpu_operations.solarise, x, torch.full((len(x),), threshold), chosen=chosen)
 
     @classmethod
     def rotate(cls, x, degrees):
-        return cls.each(_cpu_filter.rotate, x, degrees)
+        return cls.each(_cpu_operations.rotate, x, degrees)
 
     @classmethod
     def blur(cls, x, sigma, chosen):
-        return cls.each(_cpu_filter.blur, x, sigma, chosen=chosen)
+        return cls.each(_cpu_operations.blur, x, sigma, chosen=chosen)
 
     @staticmethod
     def resize(x, start, length, flip, size, interpolation):

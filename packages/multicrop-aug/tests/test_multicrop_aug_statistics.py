@@ -103,7 +103,7 @@ def test_the_written_out_boxes_are_torchvisions(size: tuple[int, int], n: int) -
         assert_same_distribution(mine[name], theirs, name)
 
 
-def test_areas_ratios_and_places_are_uniform_where_every_box_fits() -> None:
+def test_boxes_are_uniform_if_all_of_them_fit() -> None:
     # in a large square, boxes up to half of it always fit at the first try: no rejection, little rounding
     side, (low, high) = 40_000, (0.1, 0.5)
     top, left, h, w = draw(replace(EVERYTHING, specs=(CropSpec(32, 1, (low, high)),)), (side, side)).box[0].double().T
