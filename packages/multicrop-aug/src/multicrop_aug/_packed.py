@@ -95,5 +95,6 @@ def check_image(image: Tensor) -> None:
     """Raise ValueError unless the image is uint8 (3, H, W)."""
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(
-            f"images must be uint8 RGB (3, H, W), got {tuple(image.shape)} {image.dtype}: convert them first"
+            f"images must be uint8 RGB (3, H, W), got {tuple(image.shape)} {image.dtype}: convert them first, "
+            "and (H, W, 3) by moving the channels to the front"
         )

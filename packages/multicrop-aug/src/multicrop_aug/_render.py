@@ -82,7 +82,7 @@ def render(
 
 def _cpu_backend() -> Callable[..., list[Tensor]]:
     if not has_numba():
-        raise ImportError("backend 'cpu' needs numba, which cannot be imported: install it, or use backend='torch'")
+        raise ImportError("the cpu backend needs numba, which cannot be imported: install it, or use backend='torch'")
     from ._cpu import render_cpu
 
     return render_cpu
