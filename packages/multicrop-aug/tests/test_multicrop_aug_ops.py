@@ -144,7 +144,7 @@ def test_neutral_jitter_changes_nothing(ops) -> None:
 
 def test_hue_equals_colorsys_on_pure_and_grey_colours(ops) -> None:
     levels = [0.0, 0.25, 0.5, 1.0]
-    colours = torch.tensor(list(itertools.product(levels, repeat=3)))  # (64, 3), every tie of channels among them
+    colours = torch.tensor(list(itertools.product(levels, repeat=3)))  # (64, 3), with every tie of channels
     x = colours.T.reshape(1, 3, 8, 8)
     for turns in (-0.5, -0.3, 0.0, 1 / 6, 0.5):
         result = ops.shift_hue(x, torch.tensor([turns])).reshape(3, 64).T
@@ -180,7 +180,7 @@ def test_rotation_is_close_to_pils(ops) -> None:
     for image, degrees in zip(x, (-2.0, -0.7, 1.1, 2.0), strict=True):
         theirs = from_pil(to_pil(image).rotate(degrees))
         differs = (ops.rotate(image[None], torch.tensor([degrees]))[0] - theirs).abs().amax(0) > 0.01
-        assert differs.float().mean() < 0.02  # pixels whose source lies within rounding of a pixel border
+        assert differs.float().mean() < 0.02  # pixels whose source lies on a pixel border, up to rounding
 
 
 @pytest.mark.parametrize("size", [4, 12, 40])
@@ -204,7 +204,7 @@ def test_blur_of_an_image_does_not_depend_on_its_neighbours(ops) -> None:
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
 def test_blur_is_close_to_pils(ops, sigma: float) -> None:
-    # smooth as photographs are; PIL approximates the Gaussian by three box filters, each rounded to 8 bits
+    # smooth, like photographs. PIL approximates the Gaussian by three box filters, each rounded to 8 bits
     image = F.interpolate(images(1, 8), (64, 64), mode="bicubic")[0].clamp(0, 1)
     theirs = from_pil(to_pil(image).filter(ImageFilter.GaussianBlur(sigma)))
     ours = ops.blur(image[None].clone(), torch.tensor([sigma]), torch.tensor([True]))[0]

@@ -18,7 +18,7 @@ ORDER_MM = ("jitter", "grey", "blur", "flip")
 
 
 def assert_close_but_for_rare_pixels(crops: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    """A threshold or a pixel border met from the other side by a rounding makes the only differences above 1e-4."""
+    """Differences above 1e-4 are rare: rounding can move a pixel across a threshold or a pixel border."""
     for crop, other in zip(crops, expected, strict=True):
         assert crop.shape == other.shape
         assert ((crop - other).abs() < 1e-4).float().mean() > 0.999
@@ -79,7 +79,7 @@ def test_any_size_and_ratio_is_cut_as_torchvision_cuts_it(interpolation: str, se
 
 
 def test_grey_images_equal_torchvision() -> None:
-    grey = photos(6, 40, 30)[:, :1].expand(-1, 3, -1, -1)  # no memory of its own for green and blue
+    grey = photos(6, 40, 30)[:, :1].expand(-1, 3, -1, -1)  # green and blue share red's memory
     plan = recipes()["swav"].draw(torch.arange(6), 0, (40, 30), seed=0)
     assert_close_but_for_rare_pixels(render(grey, plan), naive(list(grey), plan))
 
@@ -94,7 +94,7 @@ def test_memory_layouts_give_equal_crops() -> None:
         images.to(memory_format=torch.channels_last),
         frame[:, :, 3:24, 7:37],
         frame.to(memory_format=torch.channels_last)[:, :, 3:24, 7:37],
-        images.mT.contiguous().mT,  # neither side by side nor interleaved: copied
+        images.mT.contiguous().mT,  # neither planes nor channels last, so it is copied
         list(images),
         [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images],
         PackedImages.pack(list(images)),

@@ -39,7 +39,7 @@ def smooth(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def assert_equal_but_for_thresholds(crops: list[Tensor], expected: list[Tensor], atol: float = 2e-5) -> None:
-    """A pixel at a threshold or a pixel border may fall on the other side of it by a rounding: 1 in 1,000."""
+    """Rounding may move one pixel in 1,000 across a threshold or a pixel border."""
     for crop, other in zip(crops, expected, strict=True):
         assert crop.isfinite().all()
         assert ((crop - other).abs() < atol).float().mean() > 0.999
@@ -70,7 +70,7 @@ def test_every_order_and_size_equals_torchvision(
 ) -> None:
     images = [smooth(*s, seed=i) for i, s in enumerate(sizes)]
     recipe = recipe_of(*order, size=size, interpolation=interpolation, order=tuple(order))
-    recipe = replace(recipe, solarise_threshold=0.0)  # a blur that follows would spread a rounding at the threshold
+    recipe = replace(recipe, solarise_threshold=0.0)  # else a later blur would spread a rounding at the threshold
     plan = recipe.draw(torch.arange(len(sizes)), 0, [list(s) for s in sizes], seed=seed)
     for crop, other in zip(render(images, plan, "torch"), naive(images, plan), strict=True):
         assert ((crop - other).abs() < 1e-4).float().mean() > 0.99

@@ -54,7 +54,7 @@ def test_gradient_reaches_scores_and_not_codes() -> None:
         assert part.grad.abs().max() > 0
     single = [part.detach().requires_grad_() for part in crops(2)]
     swapped_prediction_loss(single, codes[:1], code_crops=(0,)).backward()
-    assert single[0].grad is None  # crop 0 predicts nothing: its code is no route back
+    assert single[0].grad is None  # crop 0 predicts nothing, and its code has no gradient
     assert single[1].grad is not None
 
 

@@ -124,7 +124,7 @@ def test_queue_resumes_and_keeps_float32_without_gradient() -> None:
 
 
 def test_the_fill_count_is_known_on_the_host() -> None:
-    """Reading it from a GPU would be to wait; it is read again only where someone else wrote it."""
+    """Reading it from a GPU would wait, so it is read again only after other code wrote it."""
     queue, read = EmbeddingQueue(2, 10, 3), Counter()
 
     class Reads(TorchDispatchMode):
@@ -142,7 +142,7 @@ def test_the_fill_count_is_known_on_the_host() -> None:
         assert not queue.is_full
         assert queue.local().shape == queue.valid().shape == (2, 8, 3)
     assert read["_local_scalar_dense.default"] == 0
-    assert read["cat.default"] == 1  # the watch sees what is done
+    assert read["cat.default"] == 1  # checks that operations are counted
     assert list(queue.state_dict()) == ["embeddings", "n_valid"]
     empty = EmbeddingQueue(2, 10, 3).state_dict()
     for written in (

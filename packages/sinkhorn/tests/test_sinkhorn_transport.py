@@ -152,8 +152,8 @@ def test_rho_between_softmax_and_exact_columns(epsilon: float) -> None:
     torch.testing.assert_close(weak.codes, (scores / epsilon).softmax(1), atol=1e-5, rtol=0)
     strong, exact = optimal_transport(scores, rho=1e6, **options), optimal_transport(scores, **options)
     torch.testing.assert_close(strong.codes, exact.codes, atol=1e-4, rtol=0)
-    # the maximum's condition, independent of the iteration: scores - epsilon log Q - rho log(use / share) is constant
-    # along a row, where use is a share of all
+    # the condition for the maximum, independent of the iteration: along a row,
+    # scores - epsilon log Q - rho log(use / share) is constant, with use relative to all samples
     rho = 0.1
     codes = optimal_transport(scores, rho=rho, **options).codes.double()
     use = codes.sum(0) / 30

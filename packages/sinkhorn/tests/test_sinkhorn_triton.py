@@ -64,12 +64,12 @@ def worker(rank: int, folder: str) -> None:
     narrow = _triton_passes.is_wide
     every = [(False, case) for case in cases()] + [(True, case) for case in cases()[3:9]]
     for wide, (parts, epsilon, options, weights) in every:
-        # rows of any length read in pieces, a few at a time, as only long ones are
+        # wide: use the kernel for long rows on rows of any length
         patched = (lambda *_: True, 4, 32) if wide else (narrow, 16, 256)
         _triton_passes.is_wide, _triton_passes.ROWS, _triton_passes.WIDE_BLOCK = patched
         mine = {**options, "weights": None if weights is None else weights[rank]}
         codes, log_u = solved(TritonPasses, Problem(parts[rank], epsilon, Ranks(dist.group.WORLD), **mine))
-        # on all rows: this rank's scores once more, counting for nothing, so that their codes are what comes out
+        # one process with all rows; this rank's scores come first, with weight 0, so that their codes are returned
         every = [parts[rank][0], *parts[0], *parts[1]]
         counts = [torch.ones(len(part)) for part in every] if weights is None else [every[0], *weights[0], *weights[1]]
         counts[0] = torch.zeros(len(every[0]))
@@ -77,7 +77,7 @@ def worker(rank: int, folder: str) -> None:
         assert codes.dtype == torch.float32
         torch.testing.assert_close(codes, expected, atol=1e-6, rtol=0)
         torch.testing.assert_close(log_u, expected_log_u, atol=1e-4, rtol=1e-6)
-    # alone: any layout, extra rows, scales set back, and scores that are not finite are not hidden
+    # without a group: any layout, extra rows, going back to earlier scales, scores that are not finite
     parts = [cosines(9, 33, seed=3).T.contiguous().T, cosines(4, 33, seed=4)]
     passes, expected = TritonPasses(Problem(parts, 0.02, Ranks(None))), TorchPasses(Problem(parts, 0.02, Ranks(None)))
     first = passes.iterate(None)
