@@ -1,5 +1,6 @@
 """NumPy arrays as tensors."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,21 @@ from torch import Tensor
 def as_tensor(values: Any) -> Any:
     """Return a NumPy array as a CPU tensor, and anything else as it is.
 
-    The tensor shares the array's memory where torch can do so; read-only arrays and negative strides need a copy.
+    The tensor shares the array's memory, except for negative strides, which torch does not know. Nothing here writes to
+    it, so read-only arrays, such as memory maps of large sets, need no copy, and torch's warning about them is muted.
     """
     if not isinstance(values, np.ndarray):
         return values
-    if not values.flags.writeable or any(stride < 0 for stride in values.strides):
+    if any(stride < 0 for stride in values.strides):
         values = values.copy()
-    return torch.from_numpy(values)
+    if values.flags.writeable:
+        return torch.from_numpy(values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(values)
 
 
 def to_tensor(values: Tensor | np.ndarray) -> Tensor:
-    """As `as_tensor`, for values that are one or the other."""
+    """Return a tensor as it is, and a NumPy array as a CPU tensor; see `as_tensor`."""
     tensor: Tensor = as_tensor(values)
     return tensor

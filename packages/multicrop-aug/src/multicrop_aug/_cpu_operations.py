@@ -1,4 +1,4 @@
-"""The operations on one crop (3, S, S) float32 in [0, 1], in place, and which of them a crop gets.
+"""The operations of the `cpu` backend on one crop (3, S, S) float32 in [0, 1], in place.
 
 Each equals torchvision.transforms.v2.functional on float images to float32 rounding. Positions in memory are unsigned
 (`U`), because a signed index costs a test of its sign.
