@@ -1,6 +1,6 @@
 """Codes of a batch: ours against the usual loop, its log-domain form, POT and geomloss, in one run on one machine.
 
-    python benchmarks/bench_sinkhorn.py --threads 1                           # the table, and what a warm start saves
+    python benchmarks/bench_sinkhorn.py --threads 1                           # the table
     python benchmarks/bench_sinkhorn.py --plot docs/images/sinkhorn.png --json sinkhorn.json
     python benchmarks/bench_sinkhorn.py --device cuda                         # also a CUDA graph, and bandwidth
     pytest benchmarks/bench_sinkhorn.py                                       # the smallest size under pytest-benchmark
@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sinkhorn import optimal_transport, sinkhorn_knopp
+from sinkhorn import sinkhorn_knopp
 from torch import Tensor
 
 SIZES = {  # B, rows of the queue, K
@@ -181,43 +181,6 @@ def graphed(call: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
-def warm_starts(device: str, n: int = 1024, k: int = 256, steps: int = 12, epsilon: float = 0.05) -> list[dict]:
-    """Iterations to a tolerance of 0.01 with and without the last step's scales, while embeddings and prototypes move.
-
-    A step adds noise of `drift` times their length to all, and puts new samples for a share of them: none, as many as a
-    batch of 256 beside a queue of 3,840, or all, as batches without a queue are."""
-    rows = []
-    for drift, renewed in ((0.001, 0.0), (0.01, 0.0), (0.05, 0.0), (0.01, 1 / 16), (0.01, 1.0)):
-        g = torch.Generator().manual_seed(0)
-        c = F.normalize(torch.randn(k, 32, generator=g))
-        share = torch.arange(1, k + 1).float().reciprocal()  # samples crowd around few prototypes
-
-        def samples(c: Tensor = c, g: torch.Generator = g, share: Tensor = share) -> Tensor:
-            own = c[torch.multinomial(share, n, replacement=True, generator=g)]
-            return F.normalize(own + 0.2 * torch.randn(n, 32, generator=g))
-
-        z, last = samples(), None
-        counts: dict[str, list[int]] = {"cold": [], "warm": []}
-        for step in range(steps):
-            scores = (z @ c.T).to(device)
-            options = {"epsilon": epsilon, "n_iters": 10_000, "tolerance": 0.01}
-            cold = optimal_transport(scores, **options)
-            warm = cold if last is None else optimal_transport(scores, start=last, **options)
-            last = warm.log_scales
-            if step:
-                counts["cold"].append(cold.n_iters)
-                counts["warm"].append(warm.n_iters)
-            c = F.normalize(c + drift * 32**-0.5 * torch.randn(k, 32, generator=g))
-            z = F.normalize(z + drift * 32**-0.5 * torch.randn(n, 32, generator=g))
-            n_new = int(renewed * n)
-            z = torch.cat([samples(c)[:n_new], z[: n - n_new]])
-        row = {"drift": drift, "new_samples": renewed}
-        row |= {name: statistics.median(count) for name, count in counts.items()}
-        rows.append(row)
-        print(f"warm start, drift {drift}, {renewed:.0%} new samples: {row['cold']} -> {row['warm']} iterations")
-    return rows
-
-
 def print_table(rows: list[dict]) -> None:
     first = rows[0]
     queue = f"{first['queue']} + " if first["queue"] else ""
@@ -309,7 +272,6 @@ def main() -> None:
             print_table(rows)
             table += rows
     figures["table"] = table
-    figures["warm_starts"] = warm_starts(args.device)
     if args.plot:
         figures["sweep"] = rows = sweep(args.sides, args.repeats, args.device)
         plot(rows, args.plot)

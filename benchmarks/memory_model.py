@@ -80,7 +80,7 @@ def build(case: Case, group: dist.ProcessGroup | None, seed: int) -> tuple[nn.Mo
         for start in range(0, case.n, 4096):
             bank.bank[:, start : start + 4096] = 1.0  # touched, so that the pages are there
         return bank, lambda indices, z: bank.write(indices, z.expand(case.views, -1, -1))
-    queue = EmbeddingQueue(case.views, case.length, case.dim, group)
+    queue = EmbeddingQueue(case.views, case.length, case.dim, group=group)
     return queue, lambda indices, z: queue.push(z.expand(case.views, -1, -1))
 
 

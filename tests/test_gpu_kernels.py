@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from gpu_kernels import CAPABILITIES, Launch, Pointer, Usage, compiled, launches_of
+from multicrop_aug._operations import DRAWS, OPERATIONS, Numbers
 
 MOST_SPILLED = 16  # bytes a thread
 
@@ -25,13 +26,14 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def sinkhorn_launches(k: int, dtype: torch.dtype, transport: bool) -> list[Launch]:
     """Of two iterations and the codes; transport: with marginals, columns only leant towards theirs."""
     from sinkhorn import _triton_passes
-    from sinkhorn._passes import Problem, solve
+    from sinkhorn._passes import solve
+    from sinkhorn._problem import Problem
     from sinkhorn._ranks import Ranks
 
     options: dict[str, Any] = {}
     if transport:
         shares = empty(k, dtype=torch.float64)
-        options = {"weights": [empty(4096)], "log_shares": shares, "exponent": 0.6, "log_columns": True}
+        options = {"weights": [empty(4096)], "log_shares": shares, "exponent": 0.6}
 
     def call() -> None:
         passes = _triton_passes.TritonPasses(Problem([empty(4096, k, dtype=dtype)], 0.05, Ranks(None), **options))
@@ -50,15 +52,17 @@ def nearest_launches(dim: int) -> list[Launch]:
 
 
 # of the recipes: the order as digits (DIGITS of the kernel), and where rotation and jitter stand in it
-PLAIN = {"ORDER": 0, "N_BEFORE": 6, "ROTATION_AT": 6, "JITTER_AT": 6, "BLURRED": False}
+NONE = len(OPERATIONS)
+PLAIN = {"ORDER": 0, "N_BEFORE": NONE, "ROTATION_AT": NONE, "JITTER_AT": NONE, "BLURRED": False}
 SWAV = {**PLAIN, "ORDER": 2 + 3 * 8, "N_BEFORE": 2, "JITTER_AT": 0}
 ODC = {**PLAIN, "ORDER": 1 + 2 * 8 + 3 * 64, "ROTATION_AT": 0, "JITTER_AT": 1}
 BLURRED = {**PLAIN, "BLURRED": True}
 CROP_TYPES = {
-    **dict.fromkeys(("pixels", "flip", "jitter", "jitter_order", "grey", "blur", "solarise"), "u8"),
+    "pixels": "u8",
+    **{draw.tensor: "fp32" if isinstance(draw, Numbers) else "u8" for draw in DRAWS},
     **dict.fromkeys(("places", "rows"), "i64"),
     **dict.fromkeys(("box", "resized", "offset"), "i32"),
-    **dict.fromkeys(("turn", "factors", "sigma", "scratch"), "fp32"),
+    **dict.fromkeys(("turn", "scratch"), "fp32"),
 }
 
 

@@ -63,7 +63,7 @@ def public_callables(package: ModuleType) -> set[str]:
         elif inspect.isclass(value) and not issubclass(value, Exception):
             ours = [base for base in value.__mro__ if base.__module__.split(".")[0] == package.__name__]
             methods = {n for base in ours for n, m in vars(base).items() if isinstance(m, METHODS) and n[0] != "_"}
-            found |= {f"{name}.{method}" for method in methods}
+            found |= {f"{name}.{method}" for method in methods - {"extra_repr"}}
             found |= {name} if "__call__" in vars(value) else set()
     return found
 

@@ -1,4 +1,4 @@
-"""Tests may import `tensor_draw`, which lies beside them."""
+"""Lets tests import the oracles `tensor_draw` and `naive_render`, which lie beside them."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""The draw by tensor operations, one equation a line: the oracle of the draws in the package, bit for bit.
+"""The draw by tensor operations, one equation per line: the oracle of the package's draws, bit for bit.
 
-It was the draw of GPUs once. It shares nothing with the package but the settings of recipes and the form of plans.
+It shares nothing with the package but the settings of recipes and the form of plans.
 """
 
 import itertools
@@ -116,6 +116,13 @@ def draw_group(recipe: Recipe, spec: CropSpec | CentreSpec, keys: Tensor, sizes:
     )
 
 
+def joined(first: CropGroup, second: CropGroup) -> CropGroup:
+    """The crops of two groups of one size and interpolation."""
+    more = second.tensors()
+    tensors = {name: torch.cat((tensor, more[name])) for name, tensor in first.tensors().items()}
+    return CropGroup(size=first.size, interpolation=first.interpolation, **tensors)
+
+
 def draw_groups(recipe: Recipe, indices: Tensor, epoch: int, sizes: Tensor, seed: int) -> tuple[CropGroup, ...]:
     """`Recipe.draw(...).groups` for (B,) indices and (B, 2) sizes."""
     groups: list[CropGroup] = []
@@ -124,7 +131,7 @@ def draw_groups(recipe: Recipe, indices: Tensor, epoch: int, sizes: Tensor, seed
         crops = torch.arange(first, first + spec.n_crops)
         group = draw_group(recipe, spec, stream_keys(seed, epoch, indices, crops), sizes)
         if groups and (groups[-1].size, groups[-1].interpolation) == (group.size, group.interpolation):
-            groups[-1] = groups[-1].joined(group)
+            groups[-1] = joined(groups[-1], group)
         else:
             groups.append(group)
         first += spec.n_crops

@@ -1,4 +1,4 @@
-"""A plan on its way to a device: one buffer, one copy, and nothing looked at there. `meta` stands in for a GPU."""
+"""A plan goes to a device in one buffer and one copy, and is not checked there. `meta` stands in for a GPU."""
 
 from collections import Counter
 from typing import Any
@@ -74,7 +74,7 @@ def test_what_comes_back_to_the_cpu_is_waited_for() -> None:
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_a_plan_and_its_rows_cross_in_one_copy_and_nothing_waits(pack: bool) -> None:
-    """Tensors without data cannot be asked for any."""
+    """Meta tensors have no data, so reading a value would fail."""
     images = torch.empty(9, 3, 20, 20, dtype=torch.uint8)
     there = PackedImages.pack(list(images)).to("meta") if pack else images.to("meta")
     rows = torch.tensor([8, 0, 1])
@@ -92,7 +92,7 @@ def test_a_plan_and_its_rows_cross_in_one_copy_and_nothing_waits(pack: bool) -> 
         assert [crop.shape for crop in render(there, plan_there, rows=rows)] == [crop.shape for crop in crops]
     assert [crop.shape for crop in crops] == [(3, 3, 12, 12)] * 2 + [(3, 3, 6, 6)] * 6
     assert staying.counts["aten::_to_copy"] == 0
-    crossing.counts.subtract(staying.counts)  # what a backend makes on the device is no copy
+    crossing.counts.subtract(staying.counts)  # without the tensors that the backend creates on the device
     assert +crossing.counts == {"aten::_to_copy": 1}
 
 

@@ -114,7 +114,7 @@ def test_epoch_and_seed_change_the_draw(change: dict[str, int]) -> None:
 
 
 def test_golden_draws() -> None:
-    """A seed means these numbers for ever: never update this test, add a new generator instead."""
+    """Seeds must always draw these numbers. Never update this test; add a new generator instead."""
     plan = swav(rotation_degrees=2.0, solarise=0.2).draw(torch.tensor([0, 123_456]), 3, (375, 500), seed=42)
     large, small = plan.groups
     assert large.box.tolist() == [[[48, 53, 302, 340], [0, 6, 375, 480]], [[16, 128, 287, 358], [9, 21, 255, 316]]]

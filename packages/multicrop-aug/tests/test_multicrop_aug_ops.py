@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
-from multicrop_aug import _blur, _colour, _cpu_colour, _cpu_cut, _cpu_filter, _geometry
+from multicrop_aug import _cpu_cut, _cpu_operations, _geometry, _torch_operations
 from PIL import Image, ImageFilter
 
 ADJUST = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue]
@@ -20,12 +20,16 @@ ADJUST = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adj
 class TorchOps:
     """Operations of the torch backend on (N, 3, S, S)."""
 
-    jitter = staticmethod(_colour.jitter)
-    shift_hue = staticmethod(_colour.shift_hue)
-    grey = staticmethod(_colour.grey_)
-    solarise = staticmethod(_colour.solarise_)
-    rotate = staticmethod(_geometry.rotate)
-    blur = staticmethod(_blur.blur_)
+    jitter = staticmethod(_torch_operations.jitter)
+    shift_hue = staticmethod(_torch_operations.shift_hue)
+    grey = staticmethod(_torch_operations.grey_)
+    solarise = staticmethod(_torch_operations.solarise_)
+    blur = staticmethod(_torch_operations.blur_)
+
+    @staticmethod
+    def rotate(x, degrees):
+        never = torch.zeros(len(x), dtype=torch.bool)
+        return _torch_operations.rotate(x, _geometry.turns(degrees, never, ("rotation",)))
 
     @staticmethod
     def resize(x, start, length, flip, size, interpolation):
@@ -54,27 +58,27 @@ class CpuOps:
 
     @classmethod
     def jitter(cls, x, factors, order):
-        return cls.flat(_cpu_colour.jitter, x, factors, order.to(torch.uint8).contiguous())
+        return cls.flat(_cpu_operations.jitter, x, factors, order.to(torch.uint8).contiguous())
 
     @classmethod
     def shift_hue(cls, x, turns):
-        return cls.flat(_cpu_colour.shift_hue, x, turns)
+        return cls.flat(_cpu_operations.shift_hue, x, turns)
 
     @classmethod
     def grey(cls, x, chosen):
-        return cls.flat(_cpu_colour.grey, x, chosen=chosen)
+        return cls.flat(_cpu_operations.grey, x, chosen=chosen)
 
     @classmethod
     def solarise(cls, x, chosen, threshold):
-        return cls.flat(_cpu_colour.solarise, x, torch.full((len(x),), threshold), chosen=chosen)
+        return cls.flat(_cpu_operations.solarise, x, torch.full((len(x),), threshold), chosen=chosen)
 
     @classmethod
     def rotate(cls, x, degrees):
-        return cls.each(_cpu_filter.rotate, x, degrees)
+        return cls.each(_cpu_operations.rotate, x, degrees)
 
     @classmethod
     def blur(cls, x, sigma, chosen):
-        return cls.each(_cpu_filter.blur, x, sigma, chosen=chosen)
+        return cls.each(_cpu_operations.blur, x, sigma, chosen=chosen)
 
     @staticmethod
     def resize(x, start, length, flip, size, interpolation):
@@ -140,7 +144,7 @@ def test_neutral_jitter_changes_nothing(ops) -> None:
 
 def test_hue_equals_colorsys_on_pure_and_grey_colours(ops) -> None:
     levels = [0.0, 0.25, 0.5, 1.0]
-    colours = torch.tensor(list(itertools.product(levels, repeat=3)))  # (64, 3), every tie of channels among them
+    colours = torch.tensor(list(itertools.product(levels, repeat=3)))  # (64, 3), with every tie of channels
     x = colours.T.reshape(1, 3, 8, 8)
     for turns in (-0.5, -0.3, 0.0, 1 / 6, 0.5):
         result = ops.shift_hue(x, torch.tensor([turns])).reshape(3, 64).T
@@ -176,7 +180,7 @@ def test_rotation_is_close_to_pils(ops) -> None:
     for image, degrees in zip(x, (-2.0, -0.7, 1.1, 2.0), strict=True):
         theirs = from_pil(to_pil(image).rotate(degrees))
         differs = (ops.rotate(image[None], torch.tensor([degrees]))[0] - theirs).abs().amax(0) > 0.01
-        assert differs.float().mean() < 0.02  # pixels whose source lies within rounding of a pixel border
+        assert differs.float().mean() < 0.02  # pixels whose source lies on a pixel border, up to rounding
 
 
 @pytest.mark.parametrize("size", [4, 12, 40])
@@ -200,7 +204,7 @@ def test_blur_of_an_image_does_not_depend_on_its_neighbours(ops) -> None:
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
 def test_blur_is_close_to_pils(ops, sigma: float) -> None:
-    # smooth as photographs are; PIL approximates the Gaussian by three box filters, each rounded to 8 bits
+    # smooth, like photographs. PIL approximates the Gaussian by three box filters, each rounded to 8 bits
     image = F.interpolate(images(1, 8), (64, 64), mode="bicubic")[0].clamp(0, 1)
     theirs = from_pil(to_pil(image).filter(ImageFilter.GaussianBlur(sigma)))
     ours = ops.blur(image[None].clone(), torch.tensor([sigma]), torch.tensor([True]))[0]

@@ -76,7 +76,7 @@ def test_packed_listed_and_chosen_images_give_the_same_crops(backend: str) -> No
 @pytest.mark.parametrize("backend", ["cpu", "torch"])
 def test_rows_of_a_resident_set_of_any_strides_need_no_copy(backend: str) -> None:
     whole = torch.randint(0, 256, (2, 20, 24, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    resident = whole[1, ::3, 2:, :-3].permute(0, 3, 1, 2)  # every third image, cut, colours last in memory
+    resident = whole[1, ::3, 2:, :-3].permute(0, 3, 1, 2)  # every third image, cropped, channels last
     rows = torch.tensor([6, 0, 2, 2])
     plan = swav(12, small_size=6, n_small=2).draw(rows, 0, (22, 27), seed=0)
     for crop, expected in zip(

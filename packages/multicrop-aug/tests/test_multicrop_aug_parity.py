@@ -54,7 +54,7 @@ def grey_picture(rng: np.random.Generator, height: int, width: int) -> Tensor:
 def plan_of(
     images: list[Tensor], size: int, order: tuple[str, ...] = (), box: Tensor | None = None, **fields: Any
 ) -> CropPlan:
-    """A plan of one crop per image in which nothing happens but what is given."""
+    """A plan of one crop per image with the given operations only."""
     n = len(images)
     sizes = torch.tensor([image.shape[-2:] for image in images])
     off, zero = torch.zeros(n, dtype=torch.bool), torch.zeros(n)
@@ -86,7 +86,7 @@ def resize_case(interpolation: str, boxes: list[tuple[int, int, int, int, int, i
 
     def reference(x: Picture, i: int) -> Picture:
         out = tvf.resized_crop(x, *box[i].tolist(), [size, size], MODES[interpolation], antialias=True)
-        # uint8 and PIL are clamped by their type, and so are we
+        # our crops are clamped; uint8 and PIL are clamped by their type
         return out.clamp(0, 1) if isinstance(out, Tensor) and out.is_floating_point() else out
 
     return Case(images, plan_of(images, size, box=box, interpolation=interpolation), reference)
@@ -135,7 +135,7 @@ def jitter_case(k: int, low: float, high: float, call: Callable[[Picture, float]
 def blurred(x: Picture, sigma: float) -> Picture:
     if isinstance(x, Image.Image):
         return x.filter(ImageFilter.GaussianBlur(sigma))
-    # torchvision mirrors at the border where PIL and we repeat the edge: pad first, cut after
+    # torchvision mirrors the border, PIL and we repeat the edge: pad before, crop after
     return tvf.gaussian_blur(tvf.pad(x, [12] * 4, padding_mode="edge"), [25, 25], [sigma] * 2)[:, 12:-12, 12:-12]
 
 
@@ -218,7 +218,7 @@ SIDES: dict[str, Callable[[Tensor], Picture]] = {"float": as_float, "uint8": lam
 
 @cache
 def references(name: str, side: str) -> list[Tensor]:
-    """What torchvision or PIL make of each image: (3, S, S) in steps of 1/255."""
+    """The results of torchvision or PIL for each image, (3, S, S) in steps of 1/255."""
     found = []
     for i, image in enumerate(case(name).images):
         out = case(name).reference(SIDES[side](image), i)
@@ -251,7 +251,7 @@ LIMITS = {
     "saturation": ((1e-3, 1e-4), (2, 0.6), (2, 0.6)),
     "hue": ((1e-3, 1e-4), (1.01, 0.1), (16, 0.7)),  # PIL's hue has 256 steps
     "grey": ((1e-3, 1e-4), (1.01, 0.7), (0.6, 0.2)),
-    "blur": ((0.01, 1e-3), (0.51, 0.26), (40, 2)),  # PIL's three boxes are no Gaussian at small sigmas
+    "blur": ((0.01, 1e-3), (0.51, 0.26), (40, 2)),  # PIL's three box blurs differ from a Gaussian at small sigmas
     "solarise": ((1e-4, 1e-5),) * 3,
     "swav": ((0.05, 2e-3), (10, 1.5), (15, 1.5)),
 }

@@ -9,51 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
-from multicrop_aug import CropPlan, CropSpec, PackedImages, Recipe, evaluation, odc, render, swav
+from multicrop_aug import CropSpec, PackedImages, Recipe, evaluation, odc, render, swav
+from naive_render import naive
 from PIL import Image
 from torchvision.transforms import v2
 
 ORDER_MM = ("jitter", "grey", "blur", "flip")
 
 
-def naive_photometric(x: torch.Tensor, plan: CropPlan, v: int, b: int) -> torch.Tensor:
-    group = plan[v].groups[0].apply(lambda t: t[0, b])
-    adjust = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue]
-    for operation in plan.order:
-        if operation == "flip" and group.flip:
-            x = TF.hflip(x)
-        elif operation == "rotation":
-            x = TF.rotate(x, group.angle.item(), fill=[0.0])
-        elif operation == "jitter" and group.jitter:
-            for k in group.jitter_order.tolist():
-                x = adjust[k](x, group.factors[k].item())
-        elif operation == "grey" and group.grey:
-            x = TF.rgb_to_grayscale(x, 3)
-        elif operation == "blur" and group.blur:
-            radius = int(4 * group.sigma + 0.5)
-            padded = F.pad(x, (10,) * 4, mode="replicate")
-            x = TF.gaussian_blur(padded, [2 * radius + 1] * 2, [group.sigma.item()] * 2)[:, 10:-10, 10:-10]
-        elif operation == "solarise" and group.solarise:
-            x = TF.solarize(x, plan.solarise_threshold)
-    return TF.normalize(x, list(plan.mean), list(plan.std))
-
-
-def naive(images: list[torch.Tensor], plan: CropPlan) -> list[torch.Tensor]:
-    crops = []
-    for v in range(plan.n_crops):
-        group, crop = plan[v].groups[0], []
-        mode = TF.InterpolationMode(group.interpolation)
-        for b, image in enumerate(images):
-            top, left, h, w = group.box[0, b].tolist()
-            (rh, rw), (y, x) = group.resized[0, b].tolist(), group.offset[0, b].tolist()
-            resized = TF.resized_crop(image / 255, top, left, h, w, [rh, rw], mode, antialias=True).clamp(0, 1)
-            crop.append(naive_photometric(resized[:, y : y + group.size, x : x + group.size], plan, v, b))
-        crops.append(torch.stack(crop))
-    return crops
-
-
 def assert_close_but_for_rare_pixels(crops: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    """A threshold or a pixel border met from the other side by a rounding makes the only differences above 1e-4."""
+    """Differences above 1e-4 are rare: rounding can move a pixel across a threshold or a pixel border."""
     for crop, other in zip(crops, expected, strict=True):
         assert crop.shape == other.shape
         assert ((crop - other).abs() < 1e-4).float().mean() > 0.999
@@ -114,7 +79,7 @@ def test_any_size_and_ratio_is_cut_as_torchvision_cuts_it(interpolation: str, se
 
 
 def test_grey_images_equal_torchvision() -> None:
-    grey = photos(6, 40, 30)[:, :1].expand(-1, 3, -1, -1)  # no memory of its own for green and blue
+    grey = photos(6, 40, 30)[:, :1].expand(-1, 3, -1, -1)  # green and blue share red's memory
     plan = recipes()["swav"].draw(torch.arange(6), 0, (40, 30), seed=0)
     assert_close_but_for_rare_pixels(render(grey, plan), naive(list(grey), plan))
 
@@ -129,7 +94,7 @@ def test_memory_layouts_give_equal_crops() -> None:
         images.to(memory_format=torch.channels_last),
         frame[:, :, 3:24, 7:37],
         frame.to(memory_format=torch.channels_last)[:, :, 3:24, 7:37],
-        images.mT.contiguous().mT,  # neither side by side nor interleaved: copied
+        images.mT.contiguous().mT,  # neither planes nor channels last, so it is copied
         list(images),
         [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images],
         PackedImages.pack(list(images)),
@@ -304,3 +269,23 @@ def test_cpu_backend_refuses_other_devices() -> None:
     plan = odc(8).draw(torch.arange(1), 0, (8, 8), seed=0)
     with pytest.raises(ValueError, match="the images"):
         render(photos(1, 8, 8).to("meta"), plan, backend="cpu")
+
+
+def test_numpy_images_sizes_and_rows_are_accepted() -> None:
+    images, indices = photos(6, 30, 36), torch.arange(6)
+    recipe = swav(24, small_size=10, n_small=1)
+    plan = recipe.draw(indices, 0, (30, 36), seed=1)
+    again = recipe.draw(indices.numpy(), 0, np.array([[30, 36]] * 6, np.int32), seed=1)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(plan.tensors(), again.tensors(), strict=True))
+    array = images.numpy().copy()
+    array.flags.writeable = False
+    expected = render(images, plan)
+    for given in (array, list(array), PackedImages.pack(list(array)), array[:, :, :, ::-1][:, :, :, ::-1]):
+        for crop, other in zip(render(given, plan), expected, strict=True):
+            assert torch.equal(crop, other)
+    rows = np.array([3, 1])
+    plan = recipe.draw(rows, 0, (30, 36), seed=1)
+    for crop, other in zip(render(array, plan, rows=rows), render(images[[3, 1]], plan), strict=True):
+        assert torch.equal(crop, other)
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        render(array.astype(np.float32), recipe.draw(indices, 0, (30, 36), seed=1))

@@ -103,8 +103,8 @@ def test_the_written_out_boxes_are_torchvisions(size: tuple[int, int], n: int) -
         assert_same_distribution(mine[name], theirs, name)
 
 
-def test_areas_ratios_and_places_are_uniform_where_every_box_fits() -> None:
-    # in a large square, boxes up to half of it always fit at the first try: no rejection, little rounding
+def test_boxes_are_uniform_if_all_of_them_fit() -> None:
+    # boxes of up to half of a large square always fit at the first attempt: no rejection, little rounding
     side, (low, high) = 40_000, (0.1, 0.5)
     top, left, h, w = draw(replace(EVERYTHING, specs=(CropSpec(32, 1, (low, high)),)), (side, side)).box[0].double().T
     log_ratio = math.log(4 / 3)
@@ -180,7 +180,7 @@ def numbers(group: CropGroup) -> torch.Tensor:
 
 
 def test_neighbours_are_uncorrelated() -> None:
-    # five standard deviations of a correlation of N pairs; some 3,000 pairs are looked at
+    # five standard deviations of a correlation of N samples; about 3,000 correlations are tested
     here = numbers(draw(EVERYTHING, (375, 500)))
     n_fields = len(here)
     two = replace(EVERYTHING, specs=(CropSpec(32, 2),)).draw(torch.arange(N), 0, (375, 500), 0)
@@ -194,7 +194,7 @@ def test_neighbours_are_uncorrelated() -> None:
     for name, other in others.items():
         correlation = torch.corrcoef(torch.cat((here, other)))[:n_fields, n_fields:].abs().max().item()
         assert correlation < 5 / math.sqrt(N), f"{name}: {correlation:.4f}"
-    # within a crop: area and place depend on one another by the geometry of a box, nothing else does
+    # within a crop, area and place depend on each other by the geometry of boxes; nothing else does
     within = (torch.corrcoef(here) - torch.eye(n_fields))[4:].abs().max().item()
     assert within < 5 / math.sqrt(N)
 
@@ -226,7 +226,7 @@ def tensors(plan: CropPlan) -> list[torch.Tensor]:
 def test_a_draw_is_that_of_the_sample_alone(
     recipe: Recipe, indices: list[int], epoch: int, seed: int, data: st.DataObject
 ) -> None:
-    """Whatever the batch, its order and who draws it: a slice of the plan is the plan of the slice."""
+    """A plan does not depend on the batch: a slice of the plan is the plan of the slice."""
     side = st.integers(1, 4000)
     sizes = torch.tensor(data.draw(st.lists(st.tuples(side, side), min_size=len(indices), max_size=len(indices))))
     whole = recipe.draw(torch.tensor(indices), epoch, sizes, seed)

@@ -111,7 +111,7 @@ def test_workers_do_not_change_keyed_crops() -> None:
     assert labels.tolist() == list(range(8))
 
 
-def test_counted_crops_differ_between_images_workers_and_epochs_and_come_again_with_the_seed() -> None:
+def test_counted_crops_differ_and_repeat_with_the_seed() -> None:
     batches = loader(pass_index=False, n_workers=2)
     first, second = crops_and_labels(batches)[0], crops_and_labels(batches)[0]
     assert len(torch.cat((first, second)).flatten(1).unique(dim=0)) == 16
@@ -174,12 +174,21 @@ def test_collate_stacks_each_crop() -> None:
     assert names == ["0", "1", "2", "3", "4"]
 
 
-@pytest.mark.parametrize("image", ["photo.jpg", PIXELS])
-def test_other_types_are_refused(image) -> None:
+def test_other_types_are_refused() -> None:
     with pytest.raises(TypeError, match="PIL"):
-        MultiCrop(odc(8))(image)
+        MultiCrop(odc(8))("photo.jpg")
+    with pytest.raises(ValueError, match="channels to the front"):
+        MultiCrop(odc(8))(PIXELS)
 
 
 def test_a_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="one image"):
         MultiCrop(odc(8))(TENSOR[None])
+
+
+def test_arrays_give_the_crops_of_tensors() -> None:
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    transform = MultiCrop(odc(size=12, n_crops=2))
+    for crop, other in zip(transform(image.numpy(), 3), transform(image, 3), strict=True):
+        assert torch.equal(crop, other)
+    assert repr(transform).startswith("MultiCrop(Recipe(specs=(CropSpec(size=12, n_crops=2,")

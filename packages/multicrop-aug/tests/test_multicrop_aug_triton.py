@@ -35,7 +35,7 @@ def noise(*shape: int) -> Tensor:
 
 
 def few_differ(crops: list[Tensor], expected: list[Tensor]) -> None:
-    """1e-5, but where a rounding puts a pixel on the other side of a threshold or of a pixel border."""
+    """Equal to 1e-5, except where rounding moves a pixel across a threshold or a pixel border."""
     for crop, other in zip(crops, expected, strict=True):
         assert crop.shape == other.shape
         differs = ~torch.isclose(crop, other, atol=1e-5, rtol=0, equal_nan=True)
@@ -47,7 +47,7 @@ def small_cases() -> Iterator[tuple[str, Recipe]]:
         yield name, recipe_of([name], 9)
     for seed in range(2):
         order = random.Random(seed).sample(list(OPERATIONS), len(OPERATIONS))
-        # inverting every pixel keeps a threshold's rounding from being spread by a later blur or mean
+        # invert every pixel: else a later blur or mean would spread a rounding at the threshold
         yield (
             str(order),
             recipe_of(order, 7, ("bilinear", "bicubic")[seed % 2], order=tuple(order), solarise_threshold=0),
@@ -71,7 +71,7 @@ def larger_cases() -> Iterator[tuple[str, Recipe]]:
 def check_recipes(cases: Iterator[tuple[str, Recipe]]) -> None:
     images = [noise(3, *size) for size in SIZES]
     for name, recipe in cases:
-        print(name, flush=True)  # what failed, if it does
+        print(name, flush=True)  # names the case that fails
         plan = recipe.draw(torch.arange(len(images)), 0, SIZES, seed=0)
         few_differ(render(images, plan, "triton"), render(images, plan, "torch"))
 
@@ -79,7 +79,7 @@ def check_recipes(cases: Iterator[tuple[str, Recipe]]) -> None:
 def check_inputs_and_outputs() -> None:
     from multicrop_aug._triton import render_triton
 
-    resident = noise(2, 20, 8, 10, 3)[1, ::3, 2:, :-3].permute(0, 3, 1, 2)  # 7 images, cut, colours last in memory
+    resident = noise(2, 20, 8, 10, 3)[1, ::3, 2:, :-3].permute(0, 3, 1, 2)  # 7 images, cropped, channels last
     rows = torch.tensor([6, 0, 2, 2])
     recipe = replace(recipe_of(["flip", "jitter"], 5), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     plan = recipe.draw(rows, 0, (6, 7), seed=0)
@@ -91,7 +91,7 @@ def check_inputs_and_outputs() -> None:
     assert crops.is_contiguous(memory_format=torch.channels_last)
     few_differ([crops], expected)
     (half,) = render(resident, plan, "triton", rows=rows, dtype=torch.bfloat16, memory_format=torch.channels_last)
-    assert ((half - crops).abs() <= 2**-7 * crops.abs()).all()  # a GPU rounds, the interpreter cuts off
+    assert ((half - crops).abs() <= 2**-7 * crops.abs()).all()  # a GPU rounds, the interpreter truncates
     assert render(resident[:0], plan_of_none(recipe), "triton")[0].shape == (0, 3, 5, 5)
 
     rows = torch.tensor([0, 7, -1, 1, 2])  # rows and boxes that do not fit
@@ -159,7 +159,7 @@ ODC = {"ORDER": 1 + 2 * 8 + 3 * 64, "N_BEFORE": 6, "ROTATION_AT": 0, "JITTER_AT"
     ],
 )
 def test_the_kernel_compiles_for_a_gpu_that_need_not_be_here(constants: dict[str, Any], most_registers: int) -> None:
-    """The interpreter lets through what the compiler does not. Prints the compiler's resource report."""
+    """The interpreter accepts code that the compiler refuses. Prints the compiler's resource report."""
     triton = pytest.importorskip("triton", minversion="3.3")
     from multicrop_aug._triton import tile_of
     from multicrop_aug._triton_kernel import render_crops

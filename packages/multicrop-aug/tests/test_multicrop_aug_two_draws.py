@@ -1,4 +1,4 @@
-"""The compiled draw and NumPy's against the same draw by tensors, and against the bits that a seed has always meant."""
+"""The compiled draw and NumPy's equal the draw by tensors, and the bits that seeds have always drawn."""
 
 import hashlib
 import random

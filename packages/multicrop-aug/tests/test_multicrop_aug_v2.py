@@ -48,7 +48,7 @@ def test_labels_and_other_inputs_pass_through() -> None:
     assert out["target"] is target
     assert (out["name"], out["more"]) == ("a.jpg", [1, None])
 
-    # the first plain tensor is the image where there is no other one, as everywhere in v2
+    # without another image, the first plain tensor is the image, as in all of v2
     crops, other = MultiCropV2(RECIPE, seed=5)(picture(), target)
     assert torch.equal(crops[0], expected()[0])
     assert other is target

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def oracle(scores: Tensor, epsilon: float = 0.05, n_iters: int = 3) -> Tensor:
-    """main_swav.py's order, on logarithms: Q (K, n); row sums, K, column sums, n; and times n at the end."""
+    """The loop of main_swav.py on logarithms: Q (K, n) is divided by row sums, K, column sums and n in turn."""
     log_q = (scores.double() / epsilon).T
     k, n = log_q.shape
     log_q = log_q - log_q.flatten().logsumexp(0)
@@ -56,7 +56,7 @@ def test_codes_equal_the_loop(
     spread: float,
     offsets: tuple[float, float],
 ) -> None:
-    """Scores in [-1, 1] with rows and columns that lie high or low: both ways of computing, and their limit."""
+    """Scores in [-1, 1] with rows and columns of high or low level: the plain and the shifted computation."""
     g = torch.Generator().manual_seed(seed)
     n, k = shape
     uniform = lambda *size: 2 * torch.rand(*size, generator=g) - 1  # noqa: E731
@@ -120,7 +120,7 @@ def test_invariances() -> None:
     codes = sinkhorn_knopp(scores)
     rows, columns = (torch.randperm(n, generator=torch.Generator().manual_seed(n)) for n in (30, 20))
     torch.testing.assert_close(sinkhorn_knopp(scores[rows][:, columns]), codes[rows][:, columns], atol=1e-6, rtol=0)
-    # column normalisation comes first and takes a prototype's offset away; a sample's offset weighs it once
+    # column normalisation comes first: it cancels a prototype's offset, but not a sample's offset
     torch.testing.assert_close(sinkhorn_knopp(scores + torch.linspace(-0.4, 0.4, 20)), codes, atol=2e-6, rtol=0)
     assert (sinkhorn_knopp(scores + torch.linspace(-0.4, 0.4, 30)[:, None]) - codes).abs().max() > 0.01
 
@@ -170,3 +170,18 @@ def test_errors_name_what_is_wrong() -> None:
             sinkhorn_knopp(torch.zeros(3, 4), epsilon=epsilon)
     with pytest.raises(ValueError, match="n_iters"):
         sinkhorn_knopp(torch.zeros(3, 4), n_iters=0)
+
+
+def test_numpy_scores_give_the_same_codes() -> None:
+    np = pytest.importorskip("numpy")
+    scores, extra = cosines(30, 20), cosines(7, 20, seed=1)
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        found = sinkhorn_knopp(scores.to(dtype).numpy(), extra=extra.to(dtype).numpy(), epsilon=0.01)
+        assert torch.equal(found, sinkhorn_knopp(scores.to(dtype), extra=extra.to(dtype), epsilon=0.01))
+    array = scores.numpy().copy()
+    array.flags.writeable = False
+    assert torch.equal(sinkhorn_knopp(array), sinkhorn_knopp(scores))
+    with pytest.raises(ValueError, match=r"scores must be a float \(B, K\)"):
+        sinkhorn_knopp(np.ones((3, 4), np.int64))
+    with pytest.raises(NotFinite, match=r"rows \[1\] of scores"):
+        sinkhorn_knopp(np.array([[0.0, 1.0], [np.nan, 0.0]]))

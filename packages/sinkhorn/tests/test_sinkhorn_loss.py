@@ -54,7 +54,7 @@ def test_gradient_reaches_scores_and_not_codes() -> None:
         assert part.grad.abs().max() > 0
     single = [part.detach().requires_grad_() for part in crops(2)]
     swapped_prediction_loss(single, codes[:1], code_crops=(0,)).backward()
-    assert single[0].grad is None  # crop 0 predicts nothing: its code is no route back
+    assert single[0].grad is None  # crop 0 predicts nothing, and its code has no gradient
     assert single[1].grad is not None
 
 
@@ -102,3 +102,12 @@ def test_equipartition() -> None:
     for batch, queue, k, name in ((0, 0, 1, "batch"), (1, -1, 1, "queue"), (1, 0, 0, "k")):
         with pytest.raises(ValueError, match=f"{name} must be"):
             check_equipartition(batch, queue, k)
+
+
+def test_numpy_crops_give_the_same_loss() -> None:
+    pytest.importorskip("numpy")
+    scores = crops(3)
+    codes = [sinkhorn_knopp(part) for part in scores[:2]]
+    expected = swapped_prediction_loss(scores, codes)
+    assert torch.equal(swapped_prediction_loss([s.numpy() for s in scores], [c.numpy() for c in codes]), expected)
+    assert torch.equal(swapped_prediction_loss(torch.stack(scores).numpy(), torch.stack(codes).numpy()), expected)

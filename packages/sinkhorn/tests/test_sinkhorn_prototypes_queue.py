@@ -124,7 +124,7 @@ def test_queue_resumes_and_keeps_float32_without_gradient() -> None:
 
 
 def test_the_fill_count_is_known_on_the_host() -> None:
-    """Reading it from a GPU would be to wait; it is read again only where someone else wrote it."""
+    """Reading it from a GPU would wait, so it is read again only after other code wrote it."""
     queue, read = EmbeddingQueue(2, 10, 3), Counter()
 
     class Reads(TorchDispatchMode):
@@ -142,7 +142,7 @@ def test_the_fill_count_is_known_on_the_host() -> None:
         assert not queue.is_full
         assert queue.local().shape == queue.valid().shape == (2, 8, 3)
     assert read["_local_scalar_dense.default"] == 0
-    assert read["cat.default"] == 1  # the watch sees what is done
+    assert read["cat.default"] == 1  # checks that operations are counted
     assert list(queue.state_dict()) == ["embeddings", "n_valid"]
     empty = EmbeddingQueue(2, 10, 3).state_dict()
     for written in (
@@ -163,3 +163,24 @@ def test_queue_names_what_is_wrong() -> None:
     for wrong in (torch.zeros(1, 4, 3), torch.zeros(2, 4, 5), torch.zeros(4, 3), torch.zeros(2, 4, 3).long()):
         with pytest.raises(ValueError, match=r"z must be a float \(2, B, 3\)"):
             EmbeddingQueue(2, 10, 3).push(wrong)
+
+
+def test_numpy_embeddings_are_accepted() -> None:
+    pytest.importorskip("numpy")
+    prototypes, queue, other = Prototypes(3, 5), EmbeddingQueue(2, 10, 3), EmbeddingQueue(2, 10, 3)
+    z = normal(2, 4, 3)
+    assert torch.equal(prototypes(z[0].numpy()), prototypes(z[0]))
+    queue.push(z)
+    other.push(z.double().numpy())
+    assert torch.equal(queue.embeddings, other.embeddings)
+
+
+def test_repr_shows_the_arguments() -> None:
+    assert repr(Prototypes(3, 5)) == "Prototypes(dim=3, k=5, freeze_steps=0)"
+    assert "dim=3, k=[5, 6], freeze_steps=2" in repr(Prototypes(3, (5, 6), freeze_steps=2))
+    assert repr(EmbeddingQueue(2, 10, 3)) == "EmbeddingQueue(n_crops=2, length=10, dim=3)"
+
+
+def test_the_group_is_keyword_only() -> None:
+    with pytest.raises(TypeError):
+        EmbeddingQueue(2, 10, 3, None)  # type: ignore[misc]

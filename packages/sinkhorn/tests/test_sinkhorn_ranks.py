@@ -1,4 +1,4 @@
-"""Two gloo ranks, with different numbers of samples, find what one process finds on all of them."""
+"""Two gloo ranks with different numbers of samples get the results of one process with all samples."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from sinkhorn import EmbeddingQueue, NotFinite, Prototypes, Transport, optimal_transport, sinkhorn_knopp
 from torch import Tensor
 
-EPSILONS = (0.05, 0.01)  # one for each way of computing
+EPSILONS = (0.05, 0.01)  # the plain and the shifted computation
 SPLIT = (slice(0, 5), slice(5, 16))
 
 
@@ -36,7 +36,7 @@ def train(group: dist.ProcessGroup | None, mine: slice) -> dict[str, Tensor]:
 
 
 def transported(group: dist.ProcessGroup | None, mine: slice) -> list[Transport]:
-    """With weights whose sums and largest values differ between ranks; and to a tolerance that ends in the middle."""
+    """Weights whose sums and maxima differ between ranks, and a tolerance that ends the iterations early."""
     scores = Prototypes(8, 12)(embeddings()[0, 0]).detach()[mine]
     rows, columns = torch.arange(16)[mine], torch.arange(12)
     options = {"row_marginals": rows, "column_marginals": columns, "group": group}
@@ -53,7 +53,7 @@ def worker(rank: int, folder: str) -> None:
     group = dist.group.WORLD
     found = train(group, SPLIT[rank])
     scores = Prototypes(8, 12)(embeddings()[0, 0]).detach()
-    # ranks whose own scores would choose different ways of computing; a rank without samples; one with NaN
+    # ranks whose own scores would choose different computations; a rank without samples; a rank with NaN
     found["mixed"] = sinkhorn_knopp((scores * torch.linspace(0.1, 4, 16)[:, None])[SPLIT[rank]], group=group)
     found["uneven"] = sinkhorn_knopp(scores if rank else scores[:0], group=group)
     moved = transported(group, SPLIT[rank])

@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from sinkhorn._passes import Passes, Problem, solve
+from sinkhorn._passes import Passes, solve
+from sinkhorn._problem import Problem
 from sinkhorn._ranks import Ranks
 from sinkhorn._torch_passes import TorchPasses
 from torch import Tensor
@@ -27,8 +28,8 @@ def cosines(n: int, k: int, seed: int) -> Tensor:
     return torch.nn.functional.normalize(z) @ torch.nn.functional.normalize(c).T
 
 
-def cases() -> list[tuple[list[list[Tensor]], float, dict[str, Any], list[list[Tensor]] | None, Tensor | None]]:
-    """(parts of each rank), epsilon, options of the problem, weights of each rank, a start."""
+def cases() -> list[tuple[list[list[Tensor]], float, dict[str, Any], list[list[Tensor]] | None]]:
+    """(parts of each rank), epsilon, options of the problem, weights of each rank."""
     found = []
     for i, (first, second, k) in enumerate(SHAPES):
         for j in range(3):
@@ -39,19 +40,18 @@ def cases() -> list[tuple[list[list[Tensor]], float, dict[str, Any], list[list[T
             weights = [[torch.rand(len(part), generator=g) for part in ranks] for ranks in parts]
             if k > 1:
                 shares[0], weights[1][0][0] = 0, 0
-            start = (torch.rand(k, generator=g).double() * 4).masked_fill_(shares == 0, -torch.inf)
             options = [
-                (parts, epsilon, {}, None, None),
-                (parts, epsilon, {"log_shares": shares.log()}, weights, None),
-                (parts, epsilon, {"log_shares": shares.log(), "exponent": 0.6, "log_columns": True}, None, start),
+                (parts, epsilon, {}, None),
+                (parts, epsilon, {"log_shares": shares.log()}, weights),
+                (parts, epsilon, {"log_shares": shares.log(), "exponent": 0.6}, None),
             ]
             found.append(options[j])
     return found
 
 
-def solved(kind: type[Passes], problem: Problem, start: Tensor | None) -> tuple[Tensor, Tensor]:
+def solved(kind: type[Passes], problem: Problem) -> tuple[Tensor, Tensor]:
     passes = kind(problem)
-    log_u, _ = solve(passes, 2, None, start)
+    log_u, _ = solve(passes, 2)
     return passes.codes(log_u), log_u - log_u.max()
 
 
@@ -63,23 +63,21 @@ def worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     narrow = _triton_passes.is_wide
     every = [(False, case) for case in cases()] + [(True, case) for case in cases()[3:9]]
-    for wide, (parts, epsilon, options, weights, start) in every:
-        # rows of any length read in pieces, a few at a time, as only long ones are
+    for wide, (parts, epsilon, options, weights) in every:
+        # wide: use the kernel for long rows on rows of any length
         patched = (lambda *_: True, 4, 32) if wide else (narrow, 16, 256)
         _triton_passes.is_wide, _triton_passes.ROWS, _triton_passes.WIDE_BLOCK = patched
         mine = {**options, "weights": None if weights is None else weights[rank]}
-        codes, log_u = solved(TritonPasses, Problem(parts[rank], epsilon, Ranks(dist.group.WORLD), **mine), start)
-        # on all rows: this rank's scores once more, counting for nothing, so that their codes are what comes out
+        codes, log_u = solved(TritonPasses, Problem(parts[rank], epsilon, Ranks(dist.group.WORLD), **mine))
+        # one process with all rows; this rank's scores come first, with weight 0, so that their codes are returned
         every = [parts[rank][0], *parts[0], *parts[1]]
         counts = [torch.ones(len(part)) for part in every] if weights is None else [every[0], *weights[0], *weights[1]]
         counts[0] = torch.zeros(len(every[0]))
-        expected, expected_log_u = solved(
-            TorchPasses, Problem(every, epsilon, Ranks(None), weights=counts, **options), start
-        )
+        expected, expected_log_u = solved(TorchPasses, Problem(every, epsilon, Ranks(None), weights=counts, **options))
         assert codes.dtype == torch.float32
         torch.testing.assert_close(codes, expected, atol=1e-6, rtol=0)
         torch.testing.assert_close(log_u, expected_log_u, atol=1e-4, rtol=1e-6)
-    # alone: any layout, extra rows, scales set back, and scores that are not finite are not hidden
+    # without a group: any layout, extra rows, going back to earlier scales, scores that are not finite
     parts = [cosines(9, 33, seed=3).T.contiguous().T, cosines(4, 33, seed=4)]
     passes, expected = TritonPasses(Problem(parts, 0.02, Ranks(None))), TorchPasses(Problem(parts, 0.02, Ranks(None)))
     first = passes.iterate(None)
@@ -90,10 +88,8 @@ def worker(rank: int, folder: str) -> None:
         poisoned[part][2, 3] = wrong
         for wide in (False, True):
             _triton_passes.is_wide = lambda *_, wide=wide: wide
-            assert solved(TritonPasses, Problem(poisoned, 0.05, Ranks(None)), None)[0].isnan().all()
-            start = torch.zeros(33, dtype=torch.float64)
-            options = {"exponent": 0.6, "log_columns": True}
-            assert solved(TritonPasses, Problem(poisoned, 0.05, Ranks(None), **options), start)[0].isnan().all()
+            assert solved(TritonPasses, Problem(poisoned, 0.05, Ranks(None)))[0].isnan().all()
+            assert solved(TritonPasses, Problem(poisoned, 0.05, Ranks(None), exponent=0.6))[0].isnan().all()
     with pytest.raises(ValueError, match="scores are empty"):
         TritonPasses(Problem([parts[0][:0]], 0.05, Ranks(None)))
     dist.destroy_process_group()

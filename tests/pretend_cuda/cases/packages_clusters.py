@@ -133,11 +133,10 @@ def sinkhorn_codes(put: Put) -> Any:
 @codes.of("optimal_transport")
 def transport(put: Put) -> Any:
     marginals = {"row_marginals": put(torch.linspace(0.5, 1, 20)), "column_marginals": put(torch.linspace(0.5, 1, 9))}
-    plain = optimal_transport(put(SCORES))
     return [
-        plain,
+        optimal_transport(put(SCORES)),
         optimal_transport(put(SCORES), n_iters=4, rho=1.0, **marginals),
-        optimal_transport(put(SCORES), n_iters=5, tolerance=0.01, start=plain.log_scales),
+        optimal_transport(put(SCORES), n_iters=5, tolerance=0.01),
         optimal_transport(put(SCORES.double()), n_iters=4, rho=1.0, tolerance=0.01, **marginals),
     ]
 

@@ -55,11 +55,11 @@ def of_a_resident_set(put: Put) -> Any:
 
 
 @crops.of("CropPlan.to", "CropPlan.state_dict", "CropPlan.from_state_dict", "CropPlan.tensors", "CropPlan.with_tensors")
-@crops.of("CropGroup.apply", "CropGroup.joined", "CropGroup.tensors")
+@crops.of("CropGroup.apply", "CropGroup.tensors")
 def plans(put: Put) -> Any:
     plan = put(READY["swav"].draw(torch.arange(B), 0, (H, W), seed=0))
     again = CropPlan.from_state_dict(plan.state_dict()).with_tensors(plan.tensors())
-    groups = [group.joined(group).tensors() for group in again[0].groups]
+    groups = [group.tensors() for group in again[0].groups]
     return render(put(PIXELS), again), groups, [group.apply(torch.clone).tensors() for group in plan.groups]
 
 

@@ -1,43 +1,62 @@
-"""Multi-crop augmentation as data: draw a plan from keys, then render it anywhere.
+"""Multi-crop augmentation as data: draw a plan from keys, then render it on any device.
 
-recipe = swav(n_small=6)                                   # 2 x 224 + 6 x 96
-plan = recipe.draw(indices, epoch, sizes, seed=0)          # a pure function of (seed, epoch, index, crop)
-crops = render(images, plan)                               # 8 tensors (B, 3, S, S)
+```python
+recipe = swav(n_small=6)  # 2 x 224 + 6 x 96
+plan = recipe.draw(indices, epoch, sizes, seed=0)  # a pure function of (seed, epoch, index, crop)
+crops = render(images, plan)  # 8 tensors (B, 3, S, S)
 
-transform = MultiCrop(odc(size=224))                       # the same for one PIL image at a time
+transform = MultiCrop(odc(size=224))  # for one image at a time
 crops = transform(image, index=7, epoch=3)
+```
 """
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ._distortions import Blur as Blur
-from ._distortions import Jitter as Jitter
-from ._packed import PackedImages as PackedImages
-from ._plan import CropGroup as CropGroup
-from ._plan import CropPlan as CropPlan
-from ._preview import draw_preview as draw_preview
-from ._ready import byol as byol
-from ._ready import deepcluster as deepcluster
-from ._ready import deepcluster_v2 as deepcluster_v2
-from ._ready import dino as dino
-from ._ready import evaluation as evaluation
-from ._ready import moco_v3 as moco_v3
-from ._ready import odc as odc
-from ._ready import simclr as simclr
-from ._ready import swav as swav
-from ._recipe import Recipe as Recipe
-from ._render import render as render
-from ._specs import CentreSpec as CentreSpec
-from ._specs import CropSpec as CropSpec
-from ._transform import MultiCrop as MultiCrop
-from ._transform import collate as collate
+from ._operations import CropGroup
+from ._packed import PackedImages
+from ._plan import CropPlan
+from ._preview import draw_preview
+from ._ready import byol, deepcluster, deepcluster_v2, dino, evaluation, moco_v3, odc, simclr, swav
+from ._recipe import Recipe
+from ._render import render
+from ._settings import Blur, CentreSpec, CropSpec, Jitter
+from ._transform import MultiCrop, collate
 
 if TYPE_CHECKING:
     from ._v2 import MultiCropV2 as MultiCropV2
 
+__version__ = version("multicrop-aug")
+
+# MultiCropV2 is left out, so that `from multicrop_aug import *` works without torchvision.
+__all__ = [
+    "Blur",
+    "CentreSpec",
+    "CropGroup",
+    "CropPlan",
+    "CropSpec",
+    "Jitter",
+    "MultiCrop",
+    "PackedImages",
+    "Recipe",
+    "__version__",
+    "byol",
+    "collate",
+    "deepcluster",
+    "deepcluster_v2",
+    "dino",
+    "draw_preview",
+    "evaluation",
+    "moco_v3",
+    "odc",
+    "render",
+    "simclr",
+    "swav",
+]
+
 
 def __getattr__(name: str) -> Any:
-    if name == "MultiCropV2":  # not before it is asked for: it needs torchvision, the rest does not
+    if name == "MultiCropV2":  # imported on demand, because only it needs torchvision
         from ._v2 import MultiCropV2
 
         return MultiCropV2

@@ -1,11 +1,10 @@
-"""The CPU backend: every crop is worked on alone, from its uint8 pixels to its last operation, while it is in cache.
+"""The `cpu` backend: renders each crop alone, from its uint8 pixels to its last operation, while it is in cache.
 
-It follows torchvision's float path: pixels are divided by 255 before they are resized, and nothing is rounded to uint8
-afterwards, so images of all sizes agree with the other backends. (PIL, and torchvision on uint8, round to a step of
-1/255 after the resize and after each operation.)
+It follows torchvision's float path: pixels are divided by 255 before the resize, and never rounded to uint8 afterwards.
+PIL, and torchvision on uint8, round to steps of 1/255 after the resize and after each operation.
 
-Threads: as many as `torch.get_num_threads()`, each with crops of its own; the kernels do not hold the interpreter's
-lock. They are started anew for each call, so a process may fork between two calls.
+It uses `torch.get_num_threads()` threads, each with its own crops; the kernels release the interpreter's lock. Threads
+are started for each call, so a process may fork between two calls.
 """
 
 import itertools
@@ -20,11 +19,11 @@ from torch import Tensor
 
 from ._cpu_kernel import render_crops
 from ._cpu_memory import Memory, memory_of
-from ._operations import NUMBER_OF
+from ._operations import NUMBER_OF, PLACE, CropGroup
 from ._packed import PackedImages
-from ._plan import CropGroup, CropPlan
+from ._plan import CropPlan
 
-_CROPS_PER_CALL = 64  # a kernel call costs about 10 us, as much as a crop of 32 pixels
+_CROPS_PER_CALL = 64  # a kernel call costs about 10 us, as much as rendering a crop of 32 pixels
 
 
 def render_cpu(
@@ -34,7 +33,7 @@ def render_cpu(
     dtype: torch.dtype,
     memory_format: torch.memory_format,
 ) -> list[Tensor]:
-    """One (B, 3, S, S) tensor a crop; see `render`."""
+    """Return one (B, 3, S, S) tensor per crop; see `render`."""
     device_of_images = plan.sizes.device if len(images) == 0 else images[0].device
     for name, device in (("images", device_of_images), ("plan", plan.sizes.device)):
         if device.type != "cpu":
@@ -51,15 +50,15 @@ def render_cpu(
 
 
 def _calls(memory: Memory, group: CropGroup, plan: CropPlan, out: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """Arguments of the kernel calls that render a group: some crops of one piece of memory each."""
+    """Yield the arguments of the kernel calls that render a group; each call renders crops of one piece of memory."""
     flat = group.apply(lambda t: t.flatten(0, 1).contiguous())  # crop-major: row = crop * B + image
     place = torch.cat((flat.box, flat.resized, flat.offset), -1)
     flip = flat.flip if "flip" in plan.order else torch.zeros_like(flat.flip)
-    drawn = replace(flat, flip=flip, angle=_angle(flat, plan)).tensors()
-    parameters = [place, *(t for name, t in drawn.items() if name not in ("box", "resized", "offset"))]
+    tensors = replace(flat, flip=flip, angle=_angle(flat, plan)).tensors()
     arguments = (
         memory.layouts,
-        *(t.numpy() for t in parameters),
+        place.numpy(),
+        tuple(t.numpy() for name, t in tensors.items() if name not in PLACE),
         np.array([NUMBER_OF[name] for name in plan.order], np.int64),
         np.float32(plan.solarise_threshold),
         np.array(plan.mean, np.float32),
@@ -70,21 +69,26 @@ def _calls(memory: Memory, group: CropGroup, plan: CropPlan, out: np.ndarray) ->
     rows, n_pieces, n_threads = np.arange(len(out)), len(memory.pieces), torch.get_num_threads()
     for i, pixels in enumerate(memory.pieces):
         there = rows[i::n_pieces].copy()
-        share = len(there) if n_threads == 1 else len(there) // (4 * n_threads)  # four each, as crops differ in cost
+        share = (
+            len(there) if n_threads == 1 else len(there) // (4 * n_threads)
+        )  # four calls per thread, because crops differ in cost
         n = min(_CROPS_PER_CALL, max(1, share))
         for first in range(0, len(there), n):
             yield there[first : first + n], pixels, *arguments
 
 
 def _angle(group: CropGroup, plan: CropPlan) -> Tensor:
-    """Degrees to turn the flipped crop: crops flipped after their rotation are flipped first and turn the other way."""
+    """Return the degrees by which to rotate the crop after its flip.
+
+    The flip is always done first. If it should come after the rotation, the crop turns the other way instead.
+    """
     order = plan.order
     flip_is_later = {"flip", "rotation"} <= set(order) and order.index("flip") > order.index("rotation")
     return torch.where(group.flip, -group.angle, group.angle) if flip_is_later else group.angle
 
 
 def _run(calls: list[tuple[Any, ...]], n_threads: int) -> None:
-    """All calls, dealt out to threads as they become free."""
+    """Run all calls, each on the next free thread."""
     if n_threads <= 1:
         for call in calls:
             render_crops(*call)

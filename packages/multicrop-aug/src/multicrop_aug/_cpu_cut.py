@@ -1,7 +1,7 @@
-"""Cut, antialiased resize, window and flip of one crop, from uint8 pixels straight to float32 planes.
+"""Cuts, resizes (antialiased), windows and flips one crop, from uint8 pixels directly to float32 planes.
 
-Positions in memory are unsigned (`U`) and arrays flat: a signed index would be tested for its sign, and a slice of an
-array counts references, either of which costs more here than the arithmetic.
+Positions in memory are unsigned (`U`) and arrays are flat. A signed index costs a test of its sign, and slicing an
+array costs reference counting. Either takes longer here than the arithmetic.
 """
 
 import math
@@ -20,13 +20,13 @@ UNIT = ONE / np.float32(255)
 
 @jit
 def triangle(x):  # type: ignore[no-untyped-def]
-    """The bilinear filter."""
+    """Evaluate the bilinear filter."""
     return max(ONE - np.float32(abs(x)), ZERO)
 
 
 @jit
 def keys_cubic(x):  # type: ignore[no-untyped-def]
-    """The bicubic filter with a = -0.5 (Keys 1981), which antialiased resizing uses in PIL and torch."""
+    """Evaluate the bicubic filter with a = -0.5 (Keys 1981), which PIL and torch use for antialiased resizing."""
     x = np.float32(abs(x))
     if x < ONE:
         return (np.float32(1.5) * x - np.float32(2.5)) * x * x + ONE
@@ -37,13 +37,13 @@ def keys_cubic(x):  # type: ignore[no-untyped-def]
 
 @jit
 def axis_filter(length, resized, offset, flip, size, cubic):  # type: ignore[no-untyped-def]
-    """The resize of one axis: first (size,), weights (size * taps,) and taps; pixels are those of the box.
+    """Return the resize of one axis as first (size,), weights (size * taps,) and taps, in pixels of the box.
 
-    Target pixel i is at offset + i of the resized box, counted from the window's far end if flipped. Its weights sum to
-    1, and first + taps never passes the box: a filter cut off there is moved back, with zeros in front.
+    Target pixel i is at offset + i of the resized box, counted from the far end of the window if flipped. Its weights
+    sum to 1. first + taps never exceeds the box: a filter that would is moved back and gets leading zeros.
 
-    Precisions are those of torch's interpolate(antialias=True), so that the same pixels are read with the same weights:
-    in a box of thousands of pixels the last bit of a float32 position is a ten-thousandth of a pixel.
+    Precisions are those of torch's interpolate(antialias=True), so that the same pixels get the same weights. In a box
+    of thousands of pixels, the last bit of a float32 position is a ten-thousandth of a pixel.
     """
     scale = np.float32(np.float32(length) / np.float32(resized))
     stretch = max(scale, ONE)
@@ -80,13 +80,18 @@ def axis_filter(length, resized, offset, flip, size, cubic):  # type: ignore[no-
 
 @jit
 def cut(pixels, layout, place, flip, cubic, out):  # type: ignore[no-untyped-def]
-    """One crop in [0, 1]: out (3, S, S) float32 from flat uint8 memory.
+    """Write one crop in [0, 1] to out (3, S, S) float32.
 
-    layout: a row of _cpu_memory.Memory.layouts. place: top, left, height, width of the box, height and width it is
-    resized to, top and left of the window.
+    Rows are summed first: their bytes are adjacent in every layout, so this vectorises, and only rows of the window are
+    computed. A summed row then stays in cache while its columns are summed.
 
-    Rows are summed first: there the bytes lie side by side whatever the layout, so it vectorises, and only the rows of
-    the window are worked on. A row then stays in cache while its pixels are summed.
+    Args:
+        pixels: Flat uint8 memory.
+        layout: A row of _cpu_memory.Memory.layouts.
+        place: Top, left, height, width of the box; height, width it is resized to; top, left of the window.
+        flip: Whether to flip horizontally.
+        cubic: Whether to interpolate bicubically.
+        out: The crop.
     """
     size = out.shape[1]
     height, width = place[2], place[3]
@@ -125,7 +130,7 @@ def cut(pixels, layout, place, flip, cubic, out):  # type: ignore[no-untyped-def
 
 @jit
 def sum_rows(pixels, row, row_step, weights, at, taps, into, first, length):  # type: ignore[no-untyped-def]
-    """into[first:][:length] = the weighted sum of `taps` rows of bytes from `row` on, two at a time."""
+    """Set into[first:][:length] to the weighted sum of `taps` rows of bytes from `row` on, two at a time."""
     a = weights[at]
     if taps == U(1):
         for x in range(length):
@@ -150,12 +155,12 @@ def sum_rows(pixels, row, row_step, weights, at, taps, into, first, length):  # 
 
 
 def _columns_summer(n_taps: int) -> Callable[..., Any]:
-    """`sum_columns` for a number of taps known to the compiler, which unrolls them: twice as fast; 0 = any number."""
+    """Return `sum_columns` for a fixed number of taps, which the compiler unrolls: twice as fast. 0: any number."""
     known = U(n_taps)
 
     @jit
     def sum_columns(summed, step, channel, first, weights, taps, into, at, plane):  # type: ignore[no-untyped-def]
-        """One row of a crop, three channels: weighted sums of `taps` pixels of a summed row."""
+        """Compute one row of a crop, three channels, as weighted sums of `taps` pixels of a summed row."""
         if known:
             taps = known
         green_at, blue_at, second_channel = at + plane, at + plane + plane, channel + channel

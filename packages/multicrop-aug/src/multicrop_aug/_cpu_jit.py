@@ -1,7 +1,7 @@
-"""How the CPU kernels are compiled: once, kept on disk, without the interpreter's lock.
+"""Compiles the CPU kernels: once, cached on disk, running without the interpreter's lock.
 
-Products and sums of pixels may be contracted to fused multiply-adds; signs of zero are free. Divisions by zero are not
-checked: every divisor is positive.
+The compiler may fuse products and sums of pixels to multiply-adds and may ignore the sign of zero. Divisions are not
+checked, because every divisor is positive.
 """
 
 import hashlib
@@ -13,17 +13,17 @@ import numba
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A compiled function; its machine code is cached beside the source, or in the user's cache folder."""
+    """Compile a function; its machine code is cached beside the source, or in the user's cache folder."""
     return _compile(function, {"contract", "nsz"})
 
 
 def jit_free_sums(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `jit`, and sums may be taken in any order, which lets them vectorise."""
+    """Compile as `jit` does, and let sums be taken in any order, so that they vectorise."""
     return _compile(function, {"contract", "nsz", "reassoc"})
 
 
 def jit_exact(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `jit`, and every operation is rounded as written."""
+    """Compile with every operation rounded as written."""
     return _compile(function, set())
 
 
@@ -32,9 +32,10 @@ def _compile(function: Callable[..., Any], fastmath: set[str]) -> Callable[..., 
 
 
 def package_digest() -> str:
-    """A digest of the package's sources, for the closure of a kernel that is built from functions of several files.
+    """Return a digest of the package's sources.
 
-    numba compiles a cached function anew when its own file or its closure changes, not when a function it calls does.
+    numba recompiles a cached function when its own file or its closure changes, but not when a function that it calls
+    changes. So kernels that call functions of other files hold this digest in their closure.
     """
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

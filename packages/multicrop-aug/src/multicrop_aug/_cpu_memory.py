@@ -1,4 +1,4 @@
-"""Where the pixels of a batch lie, as the CPU kernels want to know it: nothing is copied that can be read in place."""
+"""Describes where the pixels of a batch lie in memory, so that the CPU kernels can read them in place."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,19 +8,24 @@ from torch import Tensor
 
 from ._packed import PackedImages
 
-# columns of Source.layouts; steps are in bytes
+# columns of Memory.layouts; steps are in bytes
 START, ROW_STEP, PIXEL_STEP, CHANNEL_STEP, HEIGHT, WIDTH = range(6)
 
 
 class Memory(NamedTuple):
-    """The images of a batch, all in one piece of memory or each in its own."""
+    """The images of a batch, all in one piece of memory or each in its own.
 
-    pieces: list[np.ndarray]  # (bytes,) uint8: one, or one an image
-    layouts: np.ndarray  # (B, 6) int64, a row an image; a pixel's step is 1 (planes) or 3 (channels last)
+    Attributes:
+        pieces: (bytes,) uint8 arrays: one, or one per image.
+        layouts: (B, 6) int64, one row per image. The step of a pixel is 1 (planes) or 3 (channels last).
+    """
+
+    pieces: list[np.ndarray]
+    layouts: np.ndarray
 
 
 def memory_of(images: Tensor | PackedImages | Sequence[Tensor], rows: Tensor | None) -> Memory:
-    """Where the images are; rows: (B,) int64, those of them that are meant, or None for all."""
+    """Return the memory of the images; rows (B,) int64 selects some of them, None takes all."""
     if isinstance(images, Tensor):
         return _of_tensor(images, np.arange(len(images)) if rows is None else rows.numpy())
     if isinstance(images, PackedImages):
@@ -35,7 +40,7 @@ def memory_of(images: Tensor | PackedImages | Sequence[Tensor], rows: Tensor | N
 
 
 def _of_tensor(images: Tensor, rows: np.ndarray) -> Memory:
-    """images: (N, 3, H, W) of any strides; copied if the pixels of a row lie neither side by side nor 3 apart."""
+    """Return the memory of images (N, 3, H, W), copied if pixels of a row are neither adjacent nor 3 bytes apart."""
     if images.stride(3) != 1 and (images.stride(3), images.stride(1)) != (3, 1):
         images = images.contiguous()
     n, _, height, width = images.shape

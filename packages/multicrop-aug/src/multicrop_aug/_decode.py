@@ -1,4 +1,4 @@
-"""Encoded images to RGB pixels."""
+"""Decodes encoded images and PIL images to RGB pixels."""
 
 import io
 from dataclasses import replace
@@ -9,25 +9,28 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ._plan import CropGroup, CropPlan
+from ._operations import CropGroup
+from ._plan import CropPlan
 
 _JPEG = b"\xff\xd8"
 
 
 def decode_rgb(file: bytes) -> Tensor:
-    """The uint8 (3, H, W) pixels of a JPEG, PNG, ... file, as PIL's `convert("RGB")` gives them.
+    """Decode a JPEG, PNG, ... file to uint8 (3, H, W) pixels, as PIL's `convert("RGB")` does.
 
-    So an EXIF orientation is not applied, transparency is dropped, grey becomes three equal channels, and PIL converts
-    CMYK and 16 bits. The result is a channels-last view, which is how files keep pixels. JPEGs go to libjpeg-turbo
-    without PIL's copies; one that it does not take is left to PIL, which reads CMYK and has its own errors for what is
-    broken.
+    The EXIF orientation is not applied, transparency is dropped, grey becomes three equal channels, and PIL converts
+    CMYK and 16 bits. The result is a channels-last view. libjpeg-turbo decodes JPEGs without PIL's copies. If it
+    refuses a file, PIL decodes it, or raises its own error for a broken one.
     """
     pixels = _turbo_decoded(file)
     return rgb_pixels(Image.open(io.BytesIO(file))) if pixels is None else pixels
 
 
 def _turbo_decoded(file: bytes, factor: int = 1) -> Tensor | None:
-    """uint8 (3, H / factor, W / factor), sides rounded up, of a sound JPEG that is not CMYK; factor: 1, 2, 4 or 8."""
+    """Decode a JPEG to uint8 (3, H / factor, W / factor), sides rounded up; factor: 1, 2, 4 or 8.
+
+    Returns None for a file that is not a JPEG, is CMYK or is broken.
+    """
     if file[:2] != _JPEG:
         return None
     try:
@@ -41,21 +44,21 @@ def _turbo_decoded(file: bytes, factor: int = 1) -> Tensor | None:
 
 
 def rgb_pixels(image: Image.Image) -> Tensor:
-    """uint8 (3, H, W) of a PIL image of any mode, a channels-last view."""
+    """Return a PIL image of any mode as uint8 (3, H, W), a channels-last view."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def image_size(file: bytes) -> tuple[int, int]:
-    """Height and width of an encoded image, from its header."""
+    """Return height and width of an encoded image, from its header."""
     width, height = Image.open(io.BytesIO(file)).size
     return height, width
 
 
 def decode_reduced(file: bytes, plan: CropPlan) -> tuple[Tensor, CropPlan]:
-    """Pixels of one image at a half, a quarter or an eighth of its size, and the plan of its crops moved there.
+    """Decode one JPEG at a half, a quarter or an eighth of its size, and adapt the plan of its crops to that size.
 
-    The smallest at which no crop has fewer pixels than it needs; boxes are rounded to whole pixels. Only a JPEG can be
-    decoded so; anything else, or a crop that needs all pixels, gives the whole image and the plan as it came.
+    It takes the smallest size at which every box still has at least as many pixels as its crop. Boxes are rounded to
+    whole pixels. Other file formats, and plans that need all pixels, give the whole image and the plan unchanged.
     """
     spare = min(float((group.box[..., 2:] / group.resized).min()) for group in plan.groups)
     factor = max((f for f in (8, 4, 2) if f <= spare), default=1)
@@ -68,7 +71,7 @@ def decode_reduced(file: bytes, plan: CropPlan) -> tuple[Tensor, CropPlan]:
 
 
 def _moved(group: CropGroup, old: Tensor, new: Tensor) -> CropGroup:
-    """The group with its boxes in an image of another size, each side at the nearest pixel border."""
+    """Return the group with its boxes scaled to an image of another size, each side at the nearest pixel border."""
     scale = new / old  # (1, 2)
     start = (group.box[..., :2] * scale).round()
     stop = ((group.box[..., :2] + group.box[..., 2:]) * scale).round()

@@ -1,4 +1,4 @@
-"""The draw in machine code, a crop at a time; this module needs numba."""
+"""The draw compiled by numba, one crop at a time."""
 
 import math
 from collections.abc import Callable
@@ -29,17 +29,25 @@ from ._laws import (
 def draw_crops(
     words: np.ndarray, samples: np.ndarray, first: int, sizes: np.ndarray, law: GroupLaw, *tensors: np.ndarray
 ) -> None:
-    """Crops from number `first` on of some images into the arrays of a group.
+    """Draw the crops of some images into the arrays of a group.
 
-    words: seed and epoch, uint64. samples: (B,) uint64. sizes: (B, 2) int64. tensors: box, resized, offset, flags,
-    numbers, permutations; see `_draw`.
+    Args:
+        words: Seed and epoch, uint64.
+        samples: (B,) uint64 sample indices.
+        first: Number of the group's first crop.
+        sizes: (B, 2) int64, height and width.
+        law: What to draw from.
+        tensors: Output arrays: box, resized, offset, flags, numbers, permutations; see `_draw`.
     """
     _draw_crops(words, samples, first, sizes, law.size, law.resize, law.boxes, law.flags, law.numbers, *tensors)
 
 
 @jit_exact
 def random_box(key, height, width, law):  # type: ignore[no-untyped-def]
-    """torchvision's RandomResizedCrop.get_params: ten tries, else the largest central box of an allowed ratio."""
+    """Draw a box as torchvision's RandomResizedCrop.get_params does.
+
+    If none of ten attempts fits the image, the box is the largest central one of an allowed ratio.
+    """
     scale, scale_span, log_ratio, log_ratio_span, lowest, highest = law
     for t in range(TRIES):
         area = height * width * (scale + scale_span * uniform(key, U(AREA + t)))
@@ -60,7 +68,7 @@ def _compiled(version: str) -> Callable[..., Any]:
         words, samples, first, sizes, size, resize, box_laws, flag_laws, number_laws,
         box, resized, offset, flags, numbers, permutations,
     ):  # fmt: skip
-        _ = version  # in the closure: see package_digest
+        _ = version  # makes it part of the closure; see package_digest
         epoch_key = U(0)
         for word in words:
             epoch_key = next_key(epoch_key, word)

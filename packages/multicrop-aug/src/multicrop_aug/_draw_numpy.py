@@ -1,4 +1,4 @@
-"""The draw by NumPy, all crops at once: the same bits as `_draw_compiled`, for where numba cannot be imported."""
+"""The draw by NumPy, all crops at once, for machines without numba. It gives the same bits as `_draw_compiled`."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ._laws import (
 def draw_crops(
     words: np.ndarray, samples: np.ndarray, first: int, sizes: np.ndarray, law: GroupLaw, *tensors: np.ndarray
 ) -> None:
-    """As `_draw_compiled.draw_crops`."""
+    """Draw the crops of some images; see `_draw_compiled.draw_crops`."""
     box, resized, offset, flags, numbers, permutations = tensors
     n_crops = len(law.resize)
     key = np.zeros((1, 1), np.uint64)
@@ -51,7 +51,7 @@ def draw_crops(
 
 
 def random_boxes(keys: np.ndarray, sizes: np.ndarray, law: np.ndarray) -> np.ndarray:
-    """(B, 4) float64 of B streams; see `_draw_compiled.random_box`."""
+    """Return boxes (B, 4) float64 of B streams; see `_draw_compiled.random_box`."""
     scale, scale_span, log_ratio, log_ratio_span, lowest, highest = law
     height, width = sizes.astype(np.float64).T
     tries = np.arange(TRIES, dtype=np.uint64)[:, None]

@@ -1,4 +1,4 @@
-"""Many small tensors to another device in one copy."""
+"""Moves many small tensors to another device in one copy."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ _ALIGNMENT = 16  # bytes: as much as a GPU loads at once
 
 
 def moved(tensors: Sequence[Tensor], device: torch.device | str, non_blocking: bool = False) -> list[Tensor]:
-    """Contiguous copies of the tensors on `device`, each as it is if it is there already.
+    """Return contiguous copies of the tensors on `device`; tensors that are there already are returned as they are.
 
-    Those on the CPU cross in one uint8 buffer, of which the results are views, each aligned to 16 bytes. With
-    non_blocking=True and a GPU the buffer is pinned first, and nobody waits for the copy. Tensors on another device
-    cross one by one; what comes to the CPU is always waited for, or it would be read before it is there.
+    Tensors on the CPU cross in one uint8 buffer, and the results are views of it, each aligned to 16 bytes. With
+    non_blocking=True and a GPU, the buffer is pinned first and the copy is not awaited. Tensors on another device cross
+    one by one. Copies to the CPU are always awaited, because the host would otherwise read them too early.
     """
     device = torch.device(device)
     non_blocking = non_blocking and device.type != "cpu"
@@ -24,7 +24,7 @@ def moved(tensors: Sequence[Tensor], device: torch.device | str, non_blocking: b
     starts, n_bytes = _starts(crossing)
     buffer = _filled(crossing, starts, n_bytes)
     if device.type == "cuda" and non_blocking and n_bytes:
-        # page-locked memory is handed out by a pool that knows when a copy from it is done
+        # torch's pool of pinned memory reuses a buffer only after the copies from it are done
         with torch.cuda.device(device):
             buffer = buffer.pin_memory()
     there = iter(_views(buffer.to(device, non_blocking=non_blocking), crossing, starts))
@@ -32,7 +32,7 @@ def moved(tensors: Sequence[Tensor], device: torch.device | str, non_blocking: b
 
 
 def _starts(tensors: Sequence[Tensor]) -> tuple[list[int], int]:
-    """The first byte of each in the buffer, and the bytes of the buffer."""
+    """Return the first byte of each tensor in the buffer, and the size of the buffer in bytes."""
     starts, end = [], 0
     for tensor in tensors:
         starts.append(end)
@@ -41,7 +41,7 @@ def _starts(tensors: Sequence[Tensor]) -> tuple[list[int], int]:
 
 
 def _filled(tensors: Sequence[Tensor], starts: Sequence[int], n_bytes: int) -> Tensor:
-    """By NumPy, whose copies of a few kilobytes start faster than torch's."""
+    """Return the filled buffer. NumPy copies it, because its small copies start faster than torch's."""
     buffer = torch.empty(n_bytes, dtype=torch.uint8)
     memory = buffer.numpy()
     for tensor, start in zip(tensors, starts, strict=True):

@@ -1,4 +1,4 @@
-"""Whether numba is here, without which plans are drawn by NumPy and crops rendered by torch or Triton."""
+"""Whether numba can be used. Without it, NumPy draws plans, and torch or Triton renders crops."""
 
 from collections.abc import Callable
 from functools import cache
@@ -7,7 +7,7 @@ from typing import Any
 
 @cache
 def has_numba() -> bool:
-    """Whether numba can be imported: it may be missing, or not made for this NumPy. Imports it, in 0.3 s."""
+    """Whether numba can be imported. It may be missing, or too old for this NumPy. The import takes 0.3 s."""
     try:
         import numba  # noqa: F401
     except ImportError:
@@ -16,7 +16,7 @@ def has_numba() -> bool:
 
 
 def for_both(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself; where numba is, compiled code may call it too."""
+    """Return the function unchanged, and let compiled code call it if numba is available."""
     if not has_numba():
         return function
     from numba.extending import register_jitable

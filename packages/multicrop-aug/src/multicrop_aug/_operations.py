@@ -1,16 +1,73 @@
-"""The table of operations: what each one draws, when a recipe has it on, and what a preview says of it.
+"""The operations: the tensors of a plan, what is drawn for each of them, and when a recipe has an operation on.
 
-docs/libraries/multicrop-aug.md, "Adding an operation", names the other files that a new one needs.
+docs/libraries/multicrop-aug.md, "Adding an operation", lists the other files that a new operation needs.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from ._distortions import Jitter
-from ._plan import CropGroup
+from torch import Tensor
 
-Setting = Callable[[str], Any]  # the value of a recipe's setting for the crops of one spec, by name
+from ._settings import Jitter
+
+Setting = Callable[[str], Any]  # maps the name of a setting to its value for the crops of one spec
+PLACE = ("box", "resized", "offset")  # the tensors of CropGroup that say where a crop lies
+
+
+@dataclass(frozen=True, eq=False)
+class CropGroup:
+    """The n crops of one size for B images.
+
+    A crop is made in this order. The box is cut from the image and resized to `resized`; the (size, size) window at
+    `offset` is the crop. Then come the other operations, in the plan's order, where their flags are set. The kernels
+    of the backends take the tensors in the order of this list.
+
+    Attributes:
+        size: Side of the crops, pixels.
+        box: (n, B, 4) int32: top, left, height, width, in pixels of the source image.
+        resized: (n, B, 2) int32: height and width that the box is resized to.
+        offset: (n, B, 2) int32: top and left of the window, in pixels of the resized box.
+        flip: (n, B) bool.
+        angle: (n, B) float32, degrees, counter-clockwise as in torchvision; 0 means no rotation.
+        jitter: (n, B) bool.
+        factors: (n, B, 4) float32: brightness, contrast, saturation (>= 0), hue (turns, [-0.5, 0.5]).
+        jitter_order: (n, B, 4) uint8: which factor comes first, second, ...
+        grey: (n, B) bool.
+        blur: (n, B) bool.
+        sigma: (n, B) float32, standard deviation of the Gaussian, in pixels of the crop.
+        solarise: (n, B) bool.
+        interpolation: "bilinear", or "bicubic" (a = -0.5), clamped to [0, 1]; both antialiased.
+    """
+
+    size: int
+    box: Tensor
+    resized: Tensor
+    offset: Tensor
+    flip: Tensor
+    angle: Tensor
+    jitter: Tensor
+    factors: Tensor
+    jitter_order: Tensor
+    grey: Tensor
+    blur: Tensor
+    sigma: Tensor
+    solarise: Tensor
+    interpolation: str = "bilinear"
+
+    @property
+    def n_crops(self) -> int:
+        """Number of crops of this size per image."""
+        return self.flip.shape[0]
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> "CropGroup":
+        """Return the group with `fn` applied to every tensor."""
+        tensors = {name: fn(tensor) for name, tensor in self.tensors().items()}
+        return CropGroup(size=self.size, interpolation=self.interpolation, **tensors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the group by name, in order."""
+        return {name: getattr(self, name) for name in TENSORS}
 
 
 @dataclass(frozen=True)
@@ -25,9 +82,9 @@ class Flag:
 
 @dataclass(frozen=True)
 class Numbers:
-    """`n` float32 numbers of the plan, each `shift + scale * u`; `law(setting)` gives the (shift, scale) of each.
+    """A float32 tensor of the plan with `n` numbers per crop, each `shift + scale * u`.
 
-    u is uniform in [0, 1), or in [-1, 1) where `centred`.
+    `law(setting)` gives the (shift, scale) of each number. u is uniform in [0, 1), or in [-1, 1) if `centred`.
     """
 
     tensor: str
@@ -38,13 +95,13 @@ class Numbers:
 
     @property
     def n_fields(self) -> int:
-        """How many random fields it takes."""
+        """Number of random fields that it takes."""
         return self.n
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """A uint8 tensor of the plan: 0, 1, 2, 3 in one of their 24 orders, each as likely."""
+    """A uint8 tensor of the plan: the numbers 0 to 3 in one of their 24 orders, all equally likely."""
 
     tensor: str
     first_field: int
@@ -53,9 +110,13 @@ class Permutation:
 
 @dataclass(frozen=True)
 class Operation:
-    """One row of the table. Its place in the table is its number in the kernels.
+    """One row of the table. Its index in the table is its number in the kernels.
 
-    is_on: whether some crop of a spec may get it. words: what a preview says of one crop (n = B = 1 taken off).
+    Attributes:
+        name: Its name in `Recipe.order`.
+        is_on: Whether a crop of a spec can get it.
+        draws: The tensors that it draws.
+        words: What a preview says about one crop, given as a group without the dimensions n and B.
     """
 
     name: str
@@ -82,7 +143,7 @@ def _jitter_words(crop: CropGroup) -> list[str]:
     return [factors[k][1] for k in crop.jitter_order.tolist() if factors[k][0]]
 
 
-# Numbers of the random fields: 0 to 39 are those of the boxes (_draw.py). Never renumber: a seed means these numbers.
+# Random fields 0 to 39 belong to the boxes (_laws.py). Never renumber a field: that would change what every seed draws.
 TABLE = (
     Operation(
         "flip",
@@ -93,7 +154,7 @@ TABLE = (
     Operation(
         "rotation",
         is_on=lambda setting: setting("rotation_degrees") > 0,
-        # -0.0 is the number that changes nothing when it is added, the sign of a zero included
+        # adding -0.0 changes nothing, not even the sign of a zero
         draws=(Numbers("angle", 41, lambda setting: [(-0.0, setting("rotation_degrees"))], centred=True),),
         words=lambda crop: [f"turn {crop.angle.item():+.1f}°"] * bool(crop.angle != 0),
     ),
@@ -132,11 +193,12 @@ TABLE = (
 
 
 def _spans(*ranges: tuple[float, float]) -> list[tuple[float, float]]:
-    """(low, high) to (low, high - low)."""
+    """Convert (low, high) to (low, high - low)."""
     return [(low, high - low) for low, high in ranges]
 
 
 OPERATIONS = tuple(operation.name for operation in TABLE)
+TENSORS = tuple(f.name for f in fields(CropGroup) if f.name not in ("size", "interpolation"))
 BY_NAME = {operation.name: operation for operation in TABLE}
 NUMBER_OF = {name: number for number, name in enumerate(OPERATIONS)}
 DRAWS = tuple(draw for operation in TABLE for draw in operation.draws)

@@ -1,15 +1,17 @@
-"""A contact sheet: what a recipe does to one picture."""
+"""`draw_preview`: a contact sheet of what a recipe does to one picture."""
 
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ._arrays import to_tensor
 from ._decode import rgb_pixels
-from ._operations import BY_NAME
-from ._plan import CropGroup, CropPlan
+from ._operations import BY_NAME, CropGroup
+from ._plan import CropPlan
 from ._recipe import Recipe
 from ._render import render
 
@@ -27,21 +29,43 @@ _COLOURS = (
     "#6f6f6f",
 )
 _GAP, _MARGIN, _FRAME, _LINE = 14, 20, 3, 15  # pixels
-_SMALLEST = 104  # a cell is at least this wide; crops of half of it or less are shown enlarged by a whole number
+_SMALLEST = 104  # smallest width of a cell; crops of at most half of it are enlarged by a whole factor
 _FONT_SIZE = 12
 
 
 def draw_preview(
-    recipe: Recipe, image: Image.Image | Tensor, path: str | Path | None = None, *, n: int = 3, seed: int = 0
+    recipe: Recipe,
+    image: Image.Image | Tensor | np.ndarray,
+    path: str | Path | None = None,
+    *,
+    n: int = 3,
+    seed: int = 0,
 ) -> Image.Image:
-    """A sheet of n draws of one image, a row each: the image with its boxes, the crops and what was drawn for them.
+    """Draw a contact sheet of a recipe.
 
-    image: PIL image or uint8 tensor (3, H, W). Row r is the draw of sample 0 in epoch r. path: where to save it.
+    Each row shows one draw: the image with the boxes, the crops, and what was drawn for each of them.
+
+    Args:
+        recipe: What to draw.
+        image: A PIL image, or a uint8 tensor or array (3, H, W).
+        path: Where to save the sheet, if given.
+        n: Number of rows. Row r is the draw of sample 0 in epoch r.
+        seed: Any integer.
+
+    Returns:
+        The sheet, an RGB PIL image.
+
+    Raises:
+        ValueError: n is below 1.
+
+    Example:
+        ```python
+        draw_preview(dino(), Image.open("photo.jpg"), "preview.png", n=2)
+        ```
     """
     if n < 1:
         raise ValueError(f"n must be at least 1 row, got {n}")
-    if isinstance(image, Image.Image):
-        image = rgb_pixels(image)
+    image = rgb_pixels(image) if isinstance(image, Image.Image) else to_tensor(image)
     sizes = (image.shape[-2], image.shape[-1])
     rows = [_row(image, recipe.draw(torch.tensor([0]), epoch, sizes, seed)) for epoch in range(n)]
     return _stacked(rows, path)
@@ -60,7 +84,7 @@ def _stacked(rows: list[Image.Image], path: str | Path | None) -> Image.Image:
 
 
 def _row(image: Tensor, plan: CropPlan) -> Image.Image:
-    """One draw: the image, then each group as a grid of cells not much higher than the highest cell of the row."""
+    """Return one draw: the image, then each group as a grid of cells, little higher than the highest cell."""
     crops = [_picture(crop[0], plan) for crop in render([image], plan)]
     cells, first = [], 0
     for group in plan.groups:
@@ -80,7 +104,7 @@ def _row(image: Tensor, plan: CropPlan) -> Image.Image:
 
 
 def _with_boxes(image: Tensor, plan: CropPlan, height: int) -> Image.Image:
-    """The image, at most `height` high and 4/3 as wide, with a numbered frame for each crop; small frames on top."""
+    """Return the image, at most `height` high and 4/3 as wide, with a numbered frame for each crop."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     scale = min(height / picture.height, height * 4 / 3 / picture.width)
     picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
@@ -101,7 +125,7 @@ def _with_boxes(image: Tensor, plan: CropPlan, height: int) -> Image.Image:
 
 
 def _cells(crops: list[Image.Image], captions: list[list[str]], first: int) -> list[Image.Image]:
-    """Framed crops with their captions, all of one height."""
+    """Return framed crops with their captions, all of one height."""
     shown = _shown(crops[0].width)
     width = max(shown + 2 * _FRAME, _SMALLEST)
     lines = [_wrapped(words, width) for words in captions]
@@ -120,7 +144,7 @@ def _cells(crops: list[Image.Image], captions: list[list[str]], first: int) -> l
 
 
 def _shown(size: int) -> int:
-    """The side at which a crop is shown, in pixels of the sheet."""
+    """Return the side at which a crop is shown, in pixels of the sheet."""
     return size * max(1, _SMALLEST // size)
 
 
@@ -137,7 +161,7 @@ def _grid(cells: list[Image.Image], height: int) -> Image.Image:
 
 
 def _words(group: CropGroup, v: int, order: tuple[str, ...]) -> list[str]:
-    """What happens to crop v after the cut, in its order."""
+    """Return what happens to crop v after the cut, in order."""
     crop = group.apply(lambda t: t[v, 0])
     return [word for operation in order for word in BY_NAME[operation].words(crop)]
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ._distortions import Blur, Jitter, check_probability, keep_tuples
+from ._arrays import as_tensor, to_tensor
 from ._draw import draw_groups
 from ._laws import GroupLaw, laws_of
 from ._operations import OPERATIONS, TABLE
 from ._plan import CropPlan
-from ._specs import CentreSpec, CropSpec
+from ._settings import Blur, CentreSpec, CropSpec, Jitter, check_probability, keep_tuples
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,12 +23,31 @@ NO_JITTER, NO_BLUR = Jitter(), Blur(p=0.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Crops, then the operations of `order`, then normalisation; change one with `dataclasses.replace`.
+    """Crops, then the operations of `order`, then normalisation. Change a recipe with `dataclasses.replace`.
 
-    flip, grey, solarise: probabilities; a CropSpec with its own flip, jitter, grey, blur or solarise goes before the
-    recipe's. rotation_degrees: d draws an angle from [-d, d]. solarise_threshold: pixels at or above it are inverted,
-    in [0, 1]. mean, std: of pixels in [0, 1], per channel RGB. order: names of OPERATIONS, each once; one that is on
-    must be there.
+    A CropSpec with its own flip, jitter, grey, blur or solarise overrides the recipe's.
+
+    Args:
+        specs: Where the crops lie.
+        flip: Probability of a horizontal flip.
+        rotation_degrees: d draws an angle from [-d, d].
+        jitter: Colour jitter.
+        grey: Probability of conversion to grey.
+        blur: Gaussian blur.
+        solarise: Probability of solarisation.
+        solarise_threshold: Solarisation inverts pixels at or above it, in [0, 1].
+        mean: Mean per channel RGB, of pixels in [0, 1].
+        std: Standard deviation per channel RGB.
+        order: Names of the operations, each at most once. Every operation that is on must be included.
+
+    Raises:
+        ValueError: A value is out of range, or `order` does not fit.
+
+    Example:
+        ```python
+        recipe = Recipe((CropSpec(224, 2), CropSpec(96, 6, scale=(0.05, 0.14))), grey=0.2, blur=Blur(0.5))
+        plan = recipe.draw(indices, epoch=0, sizes=(375, 500), seed=0)
+        ```
     """
 
     specs: tuple[CropSpec | CentreSpec, ...]
@@ -62,29 +82,52 @@ class Recipe:
         return sum(spec.n_crops for spec in self.specs)
 
     def setting(self, spec: CropSpec | CentreSpec, name: str) -> Any:
-        """What holds for the crops of `spec`: its own flip, jitter, grey, blur or solarise, else the recipe's."""
+        """Return the value of a setting for the crops of `spec`: the spec's own value if it has one, else the recipe's.
+
+        Args:
+            spec: One of `specs`.
+            name: A field of Recipe, such as "flip" or "blur".
+        """
         own = getattr(spec, name, None)
         return getattr(self, name) if own is None else own
 
     def _operations(self) -> set[str]:
-        """Names of the operations that some crop may get."""
+        """Return the names of the operations that a crop can get."""
         settings = [partial(self.setting, spec) for spec in self.specs]
         return {operation.name for operation in TABLE if any(map(operation.is_on, settings))}
 
-    def draw(self, indices: Tensor, epoch: int, sizes: Tensor | Sequence[int], seed: int) -> CropPlan:
-        """The plan of a batch, a pure function of (seed, epoch, sample index, crop): not of batch, order or worker.
+    def draw(
+        self, indices: Tensor | np.ndarray, epoch: int, sizes: Tensor | np.ndarray | Sequence[int], seed: int
+    ) -> CropPlan:
+        """Draw the plan of a batch.
 
-        It is drawn on the CPU, which takes less time than to start the same work on a GPU: pass indices and sizes that
-        lie there, also for images on a GPU (`render` sends the plan over without a wait). Those on a GPU are fetched
-        first, which waits for it, and the plan is sent back.
+        The plan is a pure function of (seed, epoch, sample index, crop). It does not depend on batch, order or worker.
 
-        indices: (B,) int64, positions in the data set. sizes: (B, 2) integers, height and width of each image, or one
-        (height, width) for all. seed: any integer. Returns a plan on the device of `indices`. Raises ValueError for
-        indices or sizes of another shape or dtype, and for images without pixels.
+        The CPU draws it, in less time than it takes to launch the same work on a GPU. Pass indices and sizes that are
+        on the CPU, also for images on a GPU: `render` sends the plan over without waiting. Indices and sizes on a GPU
+        are fetched first, which waits for the GPU, and the plan is sent back.
+
+        Args:
+            indices: (B,) int64, positions in the data set.
+            epoch: Any integer.
+            sizes: (B, 2) integers, height and width of each image; or one (height, width) for all.
+            seed: Any integer.
+
+        Returns:
+            The plan, on the device of `indices` (the CPU for NumPy arrays).
+
+        Raises:
+            ValueError: indices or sizes have another shape or dtype, or an image has no pixels.
+
+        Example:
+            ```python
+            plan = swav().draw(torch.arange(64), epoch=3, sizes=(375, 500), seed=0)
+            ```
         """
+        indices = to_tensor(indices)
         if indices.ndim != 1 or indices.dtype != torch.int64:
             raise ValueError(f"indices must be (B,) int64, got {tuple(indices.shape)} {indices.dtype}")
-        sizes = torch.as_tensor(sizes, dtype=torch.int64).cpu()
+        sizes = torch.as_tensor(as_tensor(sizes), dtype=torch.int64).cpu()
         if sizes.shape not in ((2,), (len(indices), 2)):
             raise ValueError(f"sizes must be ({len(indices)}, 2) or (height, width), got {tuple(sizes.shape)}")
         if sizes.numel() and sizes.amin() < 1:
@@ -97,15 +140,16 @@ class Recipe:
 
 
 def _laws(recipe: Recipe) -> tuple[tuple[GroupLaw, ...], tuple[str, ...]]:
+    """Return what `_cached_laws` does, also for a recipe that cannot be hashed because it holds lists."""
     try:
-        return _kept_laws(recipe)
-    except TypeError:  # a recipe with lists in place of tuples has no hash
-        return _kept_laws.__wrapped__(recipe)
+        return _cached_laws(recipe)
+    except TypeError:
+        return _cached_laws.__wrapped__(recipe)
 
 
 @lru_cache(maxsize=64)
-def _kept_laws(recipe: Recipe) -> tuple[tuple[GroupLaw, ...], tuple[str, ...]]:
-    """What the recipe draws from, and the operations that it has on, in its order."""
+def _cached_laws(recipe: Recipe) -> tuple[tuple[GroupLaw, ...], tuple[str, ...]]:
+    """Return the distributions that the recipe draws from, and its operations that are on, in order."""
     on = recipe._operations()
     laws = laws_of([(spec, partial(recipe.setting, spec)) for spec in recipe.specs])
     return laws, tuple(name for name in recipe.order if name in on)

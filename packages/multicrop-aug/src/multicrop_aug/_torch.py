@@ -1,18 +1,18 @@
-"""The `torch` backend: plain batched operations on any device; flags are masks, and nothing waits for the device."""
+"""The `torch` backend: batched tensor operations on any device. Flags become masks, so nothing waits for the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ._blur import blur_
-from ._colour import HUE, grey_, jitter, solarise_
-from ._geometry import resize_matrix, separable, turn, turns
+from ._geometry import resize_matrix, separable
+from ._operations import CropGroup
 from ._packed import PackedImages
-from ._plan import CropGroup, CropPlan
+from ._plan import CropPlan
+from ._torch_operations import APPLY
 
-_BLOCK = 1 << 24  # float32 numbers of source and crops worked on at a time: 64 MiB
+_BLOCK = 1 << 24  # float32 numbers of source and crops processed at a time: 64 MiB
 
 
 def render_torch(
@@ -22,7 +22,7 @@ def render_torch(
     dtype: torch.dtype,
     memory_format: torch.memory_format,
 ) -> list[Tensor]:
-    """One (B, 3, S, S) tensor a crop; see `render`. images, plan and rows are on one device."""
+    """Return one (B, 3, S, S) tensor per crop; see `render`. images, plan and rows are on one device."""
     crops: list[Tensor] = []
     n_images, device = len(plan.sizes), plan.sizes.device
     height, width = _largest(images)
@@ -56,14 +56,14 @@ def _largest(images: Tensor | PackedImages) -> Sequence[int]:
 
 
 def _is_outside(box: Tensor, images: Tensor | PackedImages, chosen: Tensor) -> Tensor:
-    """(N,) bool: boxes that do not lie within their image."""
+    """Return (N,) bool: whether a box lies outside its image."""
     top, left, h, w = box.unbind(-1)
     height, width = images.places[chosen, 1:].unbind(-1) if isinstance(images, PackedImages) else images.shape[-2:]
     return (torch.minimum(top, left) < 0) | (torch.minimum(h, w) < 1) | (top + h > height) | (left + w > width)
 
 
 def _padded(images: PackedImages, chosen: Tensor, height: int, width: int) -> Tensor:
-    """(N, 3, height, width) uint8: the chosen images in the upper left, anything beyond them."""
+    """Return (N, 3, height, width) uint8 with the chosen images in the upper left, and any values elsewhere."""
     first, h, w = images.places[chosen].unbind(-1)  # (N,)
     y = torch.arange(height, device=chosen.device).minimum(h[:, None] - 1)
     x = torch.arange(width, device=chosen.device).minimum(w[:, None] - 1)
@@ -72,7 +72,7 @@ def _padded(images: PackedImages, chosen: Tensor, height: int, width: int) -> Te
 
 
 def _cut(source: Tensor, block: CropGroup) -> Tensor:
-    """(N, 3, S, S) in [0, 1] from float32 (N, 3, H, W) in [0, 255]: cut, resize and flip as two matrix products."""
+    """Cut, resize and flip (N, 3, H, W) float32 in [0, 255] to (N, 3, S, S) in [0, 1], as two matrix products."""
     (top, left, h, w), (resized_h, resized_w), (y, x) = (t.unbind(-1) for t in (block.box, block.resized, block.offset))
     height, width = source.shape[-2:]
     no_flip = torch.zeros_like(block.flip)
@@ -84,30 +84,10 @@ def _cut(source: Tensor, block: CropGroup) -> Tensor:
 
 
 def _finished(x: Tensor, block: CropGroup, plan: CropPlan) -> Tensor:
-    """Everything after the flip, which was done with the cut: it commutes with all but rotation."""
+    """Apply the operations and normalise. The flip was done with the cut; it commutes with all but rotation."""
     for operation in plan.order:
         if operation != "flip":
-            x = _APPLY[operation](x, block, plan)
+            x = APPLY[operation](x, block, plan)
     for channel, mean, std in zip(x.unbind(1), plan.mean, plan.std, strict=True):
         channel.sub_(mean).div_(std)
     return x
-
-
-def _rotate(x: Tensor, block: CropGroup, plan: CropPlan) -> Tensor:
-    turned = turn(x, turns(block.angle, block.flip, plan.order))
-    return torch.where((block.angle != 0)[:, None, None, None], turned, x)
-
-
-def _jitter(x: Tensor, block: CropGroup, plan: CropPlan) -> Tensor:
-    neutral = (torch.arange(4, device=x.device) != HUE).float()
-    return jitter(x, torch.where(block.jitter[:, None], block.factors, neutral), block.jitter_order)
-
-
-# each: crops (N, 3, S, S) in [0, 1], their part of the plan, the plan -> crops; it may write to those that it is given
-_APPLY: dict[str, Callable[[Tensor, CropGroup, CropPlan], Tensor]] = {
-    "rotation": _rotate,
-    "jitter": _jitter,
-    "grey": lambda x, block, plan: grey_(x, block.grey),
-    "blur": lambda x, block, plan: blur_(x, block.sigma, block.blur),
-    "solarise": lambda x, block, plan: solarise_(x, block.solarise, plan.solarise_threshold),
-}

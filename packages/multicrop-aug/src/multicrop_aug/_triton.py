@@ -1,4 +1,4 @@
-"""The `triton` backend: one launch a crop size, two where a blur may have been drawn; it never waits for the device."""
+"""The `triton` backend: one launch per crop size, two if a blur may have been drawn. It never waits for the device."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,8 +8,9 @@ import triton
 from torch import Tensor
 
 from ._geometry import turns
+from ._operations import CropGroup
 from ._packed import PackedImages
-from ._plan import CropGroup, CropPlan
+from ._plan import CropPlan
 from ._triton_kernel import NO_OPERATION, order_of, render_crops
 
 
@@ -20,13 +21,13 @@ def render_triton(
     dtype: torch.dtype,
     memory_format: torch.memory_format,
 ) -> list[Tensor]:
-    """One (B, 3, S, S) tensor a crop; see `render`. images, plan and rows are on one GPU.
+    """Return one (B, 3, S, S) tensor per crop; see `render`. images, plan and rows are on one GPU.
 
-    Holds a float32 copy of the crops of one size while a blur may have been drawn, though it is written where it was.
+    If the recipe can blur, it allocates a float32 copy of the crops of one size; only blurred crops are written there.
     """
     if plan.sizes.device.type != "cuda" and isinstance(render_crops, triton.JITFunction):
         raise ValueError(f"the triton backend needs a GPU, the images are on {plan.sizes.device}: use backend='torch'")
-    with torch.cuda.device_of(plan.sizes):  # kernels start on the current device, wherever their tensors are
+    with torch.cuda.device_of(plan.sizes):  # Triton launches on the current device, wherever the tensors are
         groups = [_render_group(images, plan, group, rows, dtype, memory_format) for group in plan.groups]
     return [crop for group in groups for crop in group]
 
@@ -59,7 +60,10 @@ def _render_group(
 
     if isinstance(images, PackedImages):
         pixels, places, n_set = images.pixels, images.places, len(images)
-        layout, stride_c = (0, 0, 0, 0, 3), 1  # height, width and strides of n, y, x; those that differ are in places
+        layout, stride_c = (
+            (0, 0, 0, 0, 3),
+            1,
+        )  # height, width and strides of n, y, x; `places` has those that differ by image
     else:
         pixels, places, n_set = images, plan.sizes, len(images)
         stride_n, stride_c, stride_y, stride_x = images.stride()
@@ -84,9 +88,11 @@ def _place(operation: str, operations: list[str]) -> int:
 
 
 def tile_of(size: int, *, blurred: bool) -> dict[str, int]:
-    """Shape and warps of a tile: small and square to read near pixels, two a thread, which keeps registers at 64.
+    """Return the shape and the warps of a tile.
 
-    For a blur whole rows, so that no two warps blur the same source row, and 16 of them, so that few are blurred twice.
+    Tiles are small and square, so that they read pixels that are close together, with two pixels per thread, which
+    keeps registers at 64. For a blur they are whole rows, so that no two warps blur the same source row, and 16 of
+    them, so that few rows are blurred twice.
     """
     side = triton.next_power_of_2(size)
     if blurred:

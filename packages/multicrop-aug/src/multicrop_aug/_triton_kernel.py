@@ -1,16 +1,16 @@
-"""The kernel: one program makes one crop, tile by tile, and keeps nothing.
+"""The kernel: one program renders one crop, tile by tile, without storing intermediate tiles.
 
-Contrast wants the mean grey of the whole crop at its place in the order, so a program whose crop drew contrast runs
-over its tiles twice and computes them anew the second time. To keep them would cost 12 bytes written and read a pixel
-and the memory for it, against two to four taps an axis; several programs a crop would need a launch more, and a batch
-of multi-crops has programs enough to fill a GPU.
+Contrast needs the mean luma of the whole crop at its place in the order. A program whose crop drew contrast therefore
+computes its tiles twice. Storing them instead would write and read 12 bytes per pixel and need memory, while computing
+them costs two to four taps per axis. Several programs per crop would need one more launch, and a batch of multi-crops
+has enough programs to fill a GPU.
 
-A crop that drew a blur needs its neighbours finished up to there: the first launch writes such crops, and only them, to
-a scratch in float32, the second launch goes on from it and returns at once for all others.
+A blur needs the neighbouring pixels with all earlier operations applied. The first launch writes crops that drew a
+blur, and only those, to a float32 scratch. The second launch continues from there, and returns at once for other crops.
 """
 
 # mypy: disable-error-code="no-untyped-def"
-# ruff: noqa: SIM102  # a condition known to the compiler must stand alone
+# ruff: noqa: SIM102  # a compile-time condition must stand alone
 import triton
 import triton.language as tl
 
@@ -20,23 +20,24 @@ from ._triton_pixels import _round, blend, blurred_tile, luma, resized_tile, shi
 ROTATION, JITTER, GREY, SOLARISE = (
     tl.constexpr(NUMBER_OF[name]) for name in ("rotation", "jitter", "grey", "solarise")
 )
-NO_OPERATION = tl.constexpr(len(OPERATIONS))  # all of them are live
+NO_OPERATION = tl.constexpr(len(OPERATIONS))  # also: all operations are live
 BRIGHTNESS, CONTRAST, SATURATION = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
-assert len(OPERATIONS) <= 8, "a digit of ORDER has 3 bits: take more"
+assert len(OPERATIONS) <= 8, "a digit of ORDER has 3 bits: use more"
 
 
 def order_of(operations: list[str]) -> int:
-    """The kernel's ORDER: the numbers of the operations as digits of base 8, the first one lowest.
+    """Return the kernel's ORDER: the numbers of the operations as digits of base 8, the first one lowest.
 
-    0, the flip's, stands for none: a flip is part of the cut. Nor is there a blur, which parts the launches.
+    The digit 0, the flip, means no operation, because the flip is part of the cut. ORDER never contains the blur, which
+    separates the two launches.
     """
     return sum(NUMBER_OF[operation] << 3 * k for k, operation in enumerate(operations))
 
 
 @triton.jit
 def _jittered(red, green, blue, crop, factors, jitter_order, grey, MEAN: tl.constexpr):
-    """The four factors in this crop's order; MEAN: those before contrast."""
+    """Apply the four factors in this crop's order; MEAN: only those before contrast."""
     live = True
     for k in tl.static_range(4):
         which = tl.load(jitter_order + 4 * crop + k).to(tl.int32)
@@ -61,7 +62,10 @@ def _tile(
     STRIDE_C: tl.constexpr, SIZE: tl.constexpr, ORDER: tl.constexpr, ROTATION_AT: tl.constexpr, JITTER_AT: tl.constexpr,
     BLURRED: tl.constexpr, CUBIC: tl.constexpr, MEAN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """(ROWS, COLUMNS) pixels of a crop from (y0, x0) on, after its operations; MEAN: after those before contrast."""
+    """Return (ROWS, COLUMNS) pixels of a crop from (y0, x0) on, after its operations.
+
+    MEAN: stop before contrast. n_live: number of operations of ORDER that this crop gets in this launch.
+    """
     y = y0 + tl.arange(0, ROWS)[:, None]
     x = x0 + tl.arange(0, COLUMNS)[None, :]
     TURNED: tl.constexpr = (JITTER_AT if MEAN else NO_OPERATION) > ROTATION_AT
@@ -106,28 +110,28 @@ def _tile(
 
 @triton.jit(do_not_specialize=["n_images", "n_set"])
 def render_crops(
-    # the images: stride_n apart, or where places says; crop i is of image rows[i % n_images], or i % n_images
+    # the images, stride_n apart or at places; crop i belongs to image rows[i % n_images], or i % n_images
     pixels, places, rows, n_images, n_set, image_h, image_w, stride_n, stride_y, stride_x,
-    # the plan, flat: a row a crop
+    # the tensors of the plan in order, flattened to one row per crop
     box, resized, offset, flip, turn, jitter, factors, jitter_order, grey, blur, sigma, solarise, threshold,
-    # the crops: (n, 3, SIZE, SIZE) of these strides; the scratch likewise, contiguous
+    # the crops (n, 3, SIZE, SIZE) with these strides, and the scratch of the same shape, contiguous
     out, out_c, out_y, out_x, scratch, mean_r, mean_g, mean_b, std_r, std_g, std_b,
     STRIDE_C: tl.constexpr, SIZE: tl.constexpr, ORDER: tl.constexpr, N_BEFORE: tl.constexpr,
     ROTATION_AT: tl.constexpr, JITTER_AT: tl.constexpr, BLURRED: tl.constexpr, CUBIC: tl.constexpr,
     PACKED: tl.constexpr, INDEXED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """ORDER: operations of this launch; N_BEFORE: how many of them come before the blur that the second launch
-    will do, NO_OPERATION if none will.
+    """Render one crop. An index or a box outside its images gives a crop of NaN, not a memory fault.
 
-    ROTATION_AT, JITTER_AT: their places in ORDER, NO_OPERATION if they are not there. BLURRED: the second launch. An
-    index or a box outside its images gives a crop of NaN, not a fault.
+    ORDER: operations of this launch. N_BEFORE: how many of them come before the blur of the second launch, NO_OPERATION
+    if there is no second launch. ROTATION_AT, JITTER_AT: their places in ORDER, NO_OPERATION if they are not in it.
+    BLURRED: whether this is the second launch.
     """
     crop = tl.program_id(0)
     drew_blur = tl.load(blur + crop)
     if BLURRED:
         if drew_blur == 0:
             return
-    finished = (N_BEFORE == NO_OPERATION) | (drew_blur == 0)  # no second launch will go on from here
+    finished = (N_BEFORE == NO_OPERATION) | (drew_blur == 0)  # no second launch continues this crop
     n_live = tl.where(finished, NO_OPERATION, N_BEFORE)
 
     number = (crop % n_images).to(tl.int64)

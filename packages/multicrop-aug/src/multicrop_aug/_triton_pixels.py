@@ -1,6 +1,6 @@
-"""Where a tile of pixels comes from, and what is done to it; Triton functions, one crop a program.
+"""Triton functions that read a tile of pixels of a crop, resized or blurred, and functions on colours.
 
-Positions y and x broadcast against each other: (R, 1) and (1, C) for an upright tile, (R, C) both for a turned one.
+Positions y and x broadcast against each other: (R, 1) and (1, C) for an upright tile, both (R, C) for a rotated one.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -12,13 +12,13 @@ LUMA_RED, LUMA_GREEN, LUMA_BLUE = tl.constexpr(0.2989), tl.constexpr(0.587), tl.
 
 @triton.jit
 def _round(x):
-    """Half to even, for |x| < 2^22; the compiler is not allowed to reorder it away."""
+    """Round half to even, for |x| < 2^22. The compiler may not reorder these additions, so they stay."""
     return (x + 12582912.0) - 12582912.0
 
 
 @triton.jit
 def _filter(x, CUBIC: tl.constexpr):
-    """The triangle, or Keys' cubic with a = -0.5: the kernels of PIL and of torch's antialiased interpolate."""
+    """Evaluate the triangle, or Keys' cubic with a = -0.5: the filters of PIL and torch's antialiased interpolate."""
     x = tl.abs(x)
     if CUBIC:
         near = (1.5 * x - 2.5) * x * x + 1.0
@@ -29,7 +29,7 @@ def _filter(x, CUBIC: tl.constexpr):
 
 @triton.jit
 def _taps(position, length, resized, CUBIC: tl.constexpr):
-    """Of each target position: its centre in source pixels and the first of them; how many; 1 / the filter's width."""
+    """Return for each target position its centre and first tap in source pixels, the number of taps, and 1 / width."""
     scale = length.to(tl.float32) / resized.to(tl.float32)
     width = tl.maximum(scale, 1.0)
     support = 2.0 * width if CUBIC else width
@@ -40,7 +40,7 @@ def _taps(position, length, resized, CUBIC: tl.constexpr):
 
 @triton.jit
 def _tap(centre, first, t, length, narrowing, CUBIC: tl.constexpr):
-    """Source pixel number t of each position, moved into the box, and its weight, 0 if it was outside."""
+    """Return tap number t of each position, moved into the box, and its weight, which is 0 if it was outside."""
     source = first + t
     inside = tl.minimum(tl.maximum(source, 0), length - 1)
     weight = _filter((source.to(tl.float32) + 0.5 - centre) * narrowing, CUBIC)
@@ -52,9 +52,10 @@ def resized_tile(
     image, stride_y, stride_x, y, x, top, left, height, width, resized_h, resized_w, STRIDE_C: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CUBIC: tl.constexpr,
 ):  # fmt: skip
-    """Antialiased resize of the box at target positions y, x, in [0, 1]: every source pixel under the filter is read.
+    """Return the antialiased resize of the box at target positions y, x, in [0, 1].
 
-    Not in two passes, rows then columns: crops are about as large as their boxes, so two to four taps an axis.
+    It reads every source pixel under the filter, instead of two passes over rows and columns. Crops are about as large
+    as their boxes, so there are only two to four taps per axis.
     """
     centre_y, first_y, n_y, narrowing_y = _taps(y, height, resized_h, CUBIC)
     centre_x, first_x, n_x, narrowing_x = _taps(x, width, resized_w, CUBIC)
@@ -78,16 +79,16 @@ def resized_tile(
             blue += weight * tl.load(pixel + 2 * STRIDE_C).to(tl.float32)
     share = (1.0 / (255.0 * sum_y)) * (1.0 / sum_x)
     red, green, blue = red * share, green * share, blue * share
-    if CUBIC:  # it overshoots
+    if CUBIC:  # the cubic overshoots
         red, green, blue = _clamp(red), _clamp(green), _clamp(blue)
     return red, green, blue
 
 
 @triton.jit
 def blurred_tile(crop, y0, y, x, sigma, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Gaussian blur of an upright tile of crop (3, SIZE, SIZE) float32; edge pixels repeated.
+    """Return the Gaussian blur of an upright tile of crop (3, SIZE, SIZE) float32; edge pixels are repeated.
 
-    Each source row is blurred along itself once and added to every row of the tile.
+    Each source row is blurred horizontally once and added to every row of the tile.
     """
     reach = tl.minimum(tl.floor(4.0 * sigma + 0.5), 4.0 * SIZE).to(tl.int32)
     rate = -0.5 / (sigma * sigma)
@@ -125,7 +126,7 @@ def _blurred_row(row, x, reach, rate, SIZE: tl.constexpr, COLUMNS: tl.constexpr)
 
 @triton.jit
 def turned_blurred_tile(crop, y, x, sigma, SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """As blurred_tile at any positions (ROWS, COLUMNS): for a rotation that comes after the blur."""
+    """Compute `blurred_tile` at any positions (ROWS, COLUMNS), for a rotation that comes after the blur."""
     reach = tl.minimum(tl.floor(4.0 * sigma + 0.5), 4.0 * SIZE).to(tl.int32)
     rate = -0.5 / (sigma * sigma)
     total = rate * 0.0
@@ -151,20 +152,20 @@ def _clamp(x):
 
 @triton.jit
 def luma(red, green, blue):
-    """The grey value as torchvision weighs it."""
+    """Return the luma with torchvision's weights."""
     return LUMA_RED * red + LUMA_GREEN * green + LUMA_BLUE * blue
 
 
 @triton.jit
 def blend(red, green, blue, factor, other):
-    """clamp(f x + (1 - f) y): brightness, contrast and saturation differ in y."""
+    """Return clamp(f x + (1 - f) y); brightness, contrast and saturation differ in y."""
     rest = (1.0 - factor) * other
     return _clamp(factor * red + rest), _clamp(factor * green + rest), _clamp(factor * blue + rest)
 
 
 @triton.jit
 def shift_hue(red, green, blue, turns):
-    """As `_colour.shift_hue`, where the arithmetic is explained."""
+    """Shift the hue; `_torch_operations.shift_hue` explains the arithmetic."""
     low = tl.minimum(tl.minimum(red, green), blue)
     spread = tl.maximum(tl.maximum(red, green), blue) - low
     hue = ((green - red) + (blue - low)) / tl.maximum(spread, 1e-37) + 1.0

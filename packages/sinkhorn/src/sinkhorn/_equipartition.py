@@ -1,12 +1,29 @@
-"""What batch, queue and number of prototypes allow, said before training starts."""
+"""Checks, before training, that there are enough samples for the number of prototypes."""
 
 
 def check_equipartition(batch: int, queue: int, k: int) -> str | None:
-    """Raise ValueError where samples are too few for prototypes: codes need batch + queue >= k.
+    """Check that a step has enough samples to use every prototype equally.
 
-    batch: samples of one step, all ranks. queue: its full length, 0 for none. k: prototypes of one head. Below k each
-    prototype's equal share is less than a sample: codes cannot be sharp and use all, and the loss stays near ln k.
-    Returns a remark where only the full queue makes up for it (as in SwAV's recipe for batches of 256), else None."""
+    Codes need batch + queue >= k. With fewer samples, the equal share of each prototype is less than one sample: codes
+    cannot be confident and use every prototype at once, and the loss stays near ln k.
+
+    Args:
+        batch: Samples of one step, summed over all ranks.
+        queue: Full length of the queue, 0 if there is none.
+        k: Prototypes of one head.
+
+    Returns:
+        None, or a warning to show the user if only the full queue makes up for a batch smaller than k. SwAV's recipe
+        for batches of 256 is such a case.
+
+    Raises:
+        ValueError: batch + queue < k, or an argument is out of range.
+
+    Example:
+        ```python
+        check_equipartition(batch=64, queue=128, k=100)
+        ```
+    """
     _at_least("batch", batch, 1)
     _at_least("queue", queue, 0)
     _at_least("k", k, 1)
@@ -25,7 +42,19 @@ def check_equipartition(batch: int, queue: int, k: int) -> str | None:
 
 
 def largest_k(batch: int, queue: int = 0, samples_per_prototype: int = 2) -> int:
-    """Most prototypes, at least 1, such that each has samples_per_prototype of the batch + queue samples of a step."""
+    """Return the largest number of prototypes that leaves enough samples for each.
+
+    Args:
+        batch: Samples of one step, summed over all ranks.
+        queue: Full length of the queue, 0 if there is none.
+        samples_per_prototype: Samples of the batch and the queue that each prototype should get.
+
+    Returns:
+        (batch + queue) // samples_per_prototype, but at least 1.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
     _at_least("batch", batch, 1)
     _at_least("queue", queue, 0)
     _at_least("samples_per_prototype", samples_per_prototype, 1)

@@ -1,8 +1,9 @@
-"""The one error that a caller may want to tell from all others."""
+"""The exception that callers may want to catch on its own."""
 
 
 class NotFinite(ValueError):
-    """Scores, embeddings or scales hold NaN or infinity: the network that made them diverged.
+    """Scores contain NaN or infinity, usually because the network that produced them diverged.
 
-    Any other bad argument is a plain ValueError. Where Triton runs (CUDA) no value is looked at, since that would make
-    the host wait: codes are NaN there instead, and this is not raised."""
+    All other invalid arguments raise a plain ValueError. The Triton backend (CUDA) never raises this error, because
+    checking the values would make the host wait for the GPU. It returns codes that are all NaN instead.
+    """

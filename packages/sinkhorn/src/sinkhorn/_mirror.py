@@ -1,4 +1,4 @@
-"""A number that lives on a device, known on the host without waiting for the device."""
+"""A copy on the host of a number that lives on a device, so that reading it does not wait for the device."""
 
 from typing import Any
 
@@ -6,22 +6,24 @@ from torch import Tensor
 
 
 class Mirror:
-    """A 0-dim buffer's value on the host: read from the device only after someone else wrote to the buffer.
+    """The value of a 0-dim buffer on the host.
 
-    torch counts the writes to a tensor; a checkpoint that is loaded, or a move to another device, is noticed so."""
+    The buffer is read from the device only after other code wrote to it. torch counts the writes to each tensor, so
+    loading a checkpoint or moving the module to another device is detected.
+    """
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
         self._version, self._value = -1, 0
 
     def read(self, buffer: Tensor) -> int:
-        """Waits for the device if the buffer was written to by other means than `write`."""
+        """Return the value. Waits for the device only if other code than `write` changed the buffer."""
         if buffer is not self._buffer or buffer.is_inference() or buffer._version != self._version:
             self._keep(buffer, int(buffer))
         return self._value
 
     def write(self, buffer: Tensor, value: int) -> None:
-        """Never waits."""
+        """Set the buffer without waiting for the device."""
         buffer.fill_(value)
         self._keep(buffer, value)
 

@@ -1,19 +1,42 @@
 """SwAV's prototypes: one or several bias-free linear heads with unit rows (Caron et al. 2020, arXiv:2006.09882)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sinkhorn._arrays import as_tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
 
 class Prototypes(nn.Module):
-    """Learned unit rows (K, D) that embeddings are compared with; one head, or several for k a sequence.
+    """Learned unit vectors that embeddings are compared with, in one head or several.
 
-    dim: D. k: prototypes, or those of each head. freeze_steps: first steps in which prototypes get no gradient.
-    seed: the only source of randomness; a linear layer's usual initialisation, then unit rows.
+    The state is the weights, under the authors' names: `weight` (K, dim) for one head, `prototypes0.weight`, ... for
+    several.
 
-    State is the weights, under the authors' names: `weight` for one head, `prototypes0.weight`, ... for several."""
+    Args:
+        dim: Size of an embedding.
+        k: Number of prototypes; a sequence for several heads.
+        freeze_steps: Number of first steps in which `drop_frozen_gradients` removes the gradients of the prototypes.
+        seed: Seed of the initialisation: the default of a linear layer, then rows made unit.
+
+    Raises:
+        ValueError: dim or k is below 1, or freeze_steps is negative.
+
+    Example:
+        ```python
+        prototypes = Prototypes(dim=128, k=3000)
+        prototypes.normalise_()
+        scores = prototypes(z)  # (B, 3000)
+        ```
+    """
 
     def __init__(self, dim: int, k: int | Sequence[int], *, freeze_steps: int = 0, seed: int = 0) -> None:
         super().__init__()
@@ -31,11 +54,22 @@ class Prototypes(nn.Module):
             owner.register_parameter("weight", nn.Parameter(rows))
         self.normalise_()
 
-    def forward(self, z: Tensor) -> Tensor | list[Tensor]:
-        """Cosine scores (B, K) float32 of z (B, D) of any float dtype, or a list of them for several heads.
+    def forward(self, z: Tensor | np.ndarray) -> Tensor | list[Tensor]:
+        """Compute cosine scores.
 
-        z is normalised here, in float32 under any autocast. Scores are cosines as long as rows are unit: call
-        `normalise_` before the forward of each step."""
+        Embeddings are normalised here, in float32 under any autocast. Scores are cosines as long as the prototypes are
+        unit: call `normalise_` before the forward of each step.
+
+        Args:
+            z: Embeddings (B, dim), any float dtype.
+
+        Returns:
+            Scores (B, K) float32; a list of them, one per head, if there are several heads.
+
+        Raises:
+            ValueError: z has another shape or is not float.
+        """
+        z = as_tensor(z, next(self.parameters()).device)
         if z.ndim != 2 or z.shape[1] != self.dim or not z.is_floating_point():
             raise ValueError(f"z must be a float (B, {self.dim}), got {z.dtype} {tuple(z.shape)}")
         with torch.autocast(z.device.type, enabled=False):
@@ -45,12 +79,21 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def normalise_(self) -> None:
-        """Make all rows unit, in place; once before the forward of each step (the optimiser leaves the sphere)."""
+        """Make all prototypes unit, in place. Call it before the forward of each step, as optimisers change lengths."""
         for weight in self.parameters():
             weight.copy_(F.normalize(weight.float()))
 
     def drop_frozen_gradients(self, step: int) -> None:
-        """Between backward and optimiser step: no gradients while step < freeze_steps; step counts updates from 0."""
+        """Remove gradients while step < freeze_steps. Call it between backward and the optimiser's step.
+
+        Args:
+            step: Number of the update, counted from 0.
+        """
         if step < self.freeze_steps:
             for weight in self.parameters():
                 weight.grad = None
+
+    def extra_repr(self) -> str:
+        """Return the arguments, for `repr`."""
+        sizes = [len(weight) for weight in self.parameters()]
+        return f"dim={self.dim}, k={sizes[0] if self.single else sizes}, freeze_steps={self.freeze_steps}"

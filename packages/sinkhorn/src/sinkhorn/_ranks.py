@@ -1,4 +1,4 @@
-"""The few collectives this package needs, over a process group or over this process alone."""
+"""The collectives this package needs, over a process group or over this process alone."""
 
 import torch
 import torch.distributed as dist
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Ranks:
-    """Collectives over `group`; with `group=None` this process alone, and every call returns what it was given."""
+    """Collectives over `group`. With `group=None` every call returns its argument."""
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self.group = group
@@ -14,19 +14,19 @@ class Ranks:
         self.rank = 0 if group is None else dist.get_rank(group)
 
     def sum(self, values: Tensor) -> Tensor:
-        """In place."""
+        """Sum over ranks, in place."""
         if self.group is not None:
             dist.all_reduce(values, dist.ReduceOp.SUM, group=self.group)
         return values
 
     def max(self, values: Tensor) -> Tensor:
-        """In place."""
+        """Maximum over ranks, in place."""
         if self.group is not None:
             dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
         return values
 
     def concatenate(self, rows: Tensor) -> Tensor:
-        """Rows of all ranks in rank order; ranks may hold different numbers of rows."""
+        """Return the rows of all ranks in rank order; ranks may hold different numbers of rows."""
         if self.group is None:
             return rows
         lengths = [int(length) for length in self._gather(torch.full((), len(rows), device=rows.device))]

@@ -1,35 +1,37 @@
-"""The passes as Triton kernels. Legend: n rows of k scores; u (k,) column scales.
+"""Triton kernels of the iteration, for n rows of k scores and column scales u (k,).
 
-A program reads whole rows, each once: a row's normalisation and its part of the column sums are one reading. Rows that
-registers cannot hold beside the sums are read twice, in pieces (`wide_column_sums`). Programs write their sums side by
-side and `update` adds them in order: no atomics, the same bits every time.
+A program reads whole rows, each once: it normalises the row and adds it to the column sums in the same reading. Rows
+that do not fit in registers beside the sums are read twice, in pieces (`wide_column_sums`). Every program writes sums
+of its own, and `update` adds them in a fixed order. There are no atomics, so results repeat bit for bit.
 
-A potential epsilon log u is two float32, high + low, and the rounding of scores + high is kept (Knuth's two-sum), so
-that exponents are right to float32's last bits though they are differences of numbers 1000 times larger.
+A potential epsilon log u is stored as two float32, high + low, and the rounding error of scores + high is kept (Knuth's
+two-sum). So exponents are accurate to the last bits of float32, although they are differences of numbers that are 1000
+times larger.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 import triton
 import triton.language as tl
 
-LOWEST = tl.constexpr(-3.4e38)  # a peak before any: finite, so that differences of peaks are not NaN
+LOWEST = tl.constexpr(-3.4e38)  # initial peak; finite, so that differences of peaks are not NaN
 
 
 @triton.jit
 def _multiple(value, ALIGN: tl.constexpr):
-    """value, which is a multiple of ALIGN, in a form that tells the compiler so.
+    """Tell the compiler that value is a multiple of ALIGN.
 
-    Triton looks at multiples of 16 only; K = 3000 is one of 8, enough for loads of 16 bytes."""
+    Triton detects multiples of 16 only. K = 3000 is a multiple of 8, which is enough for loads of 16 bytes.
+    """
     return value // ALIGN * ALIGN
 
 
 @triton.jit
 def _exponents(s, high, low, inv_epsilon):
-    """epsilon times the logarithms of a row of kernel diag(u), their largest 0; the exponentials; and their sum."""
+    """Return a row of kernel diag(u) with largest entry 1, as epsilon times its logarithm and itself, and its sum."""
     t = s + high
     back = t - s
     lost = (s - (t - back)) + (high - back) + low
-    x = tl.where(high != float("-inf"), (t - tl.max(t, 0)) + lost, float("-inf"))  # u of 0, and columns beyond k
+    x = tl.where(high != float("-inf"), (t - tl.max(t, 0)) + lost, float("-inf"))  # -inf: u is 0, or beyond column k
     e = tl.exp(x * inv_epsilon)
     return x, e, tl.sum(e, 0)
 
@@ -39,9 +41,11 @@ def column_sums(
     scores, weights, potentials, sums, peaks, n, k, stride, inv_epsilon,
     FIRST: tl.constexpr, LOG: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """sums (programs, k): this program's rows of kernel diag(u), normalised, times their weights; FIRST: of the kernel.
+    """Write to sums (programs, k) the weighted column sums of this program's normalised rows of kernel diag(u).
 
-    LOG: sums of exp((entry - peak) / epsilon), entries on logarithms in score units, with their peaks (programs, k)."""
+    FIRST: sum the kernel itself, without normalising. LOG: keep entries as logarithms in score units, and write sums of
+    exp((entry - peak) / epsilon) together with their peaks (programs, k).
+    """
     k, stride = _multiple(k, ALIGN), _multiple(stride, ALIGN)
     program, programs = tl.program_id(0), tl.num_programs(0)
     columns = tl.arange(0, BLOCK)
@@ -62,7 +66,7 @@ def column_sums(
         if LOG:
             if not FIRST:
                 x -= tl.log(row_sum) / inv_epsilon
-            if WEIGHTED:  # a row that counts for nothing must not raise the peaks
+            if WEIGHTED:  # a row of weight 0 must not raise the peaks
                 x += tl.where(weight == 0.0, float("-inf"), 0.0)
             new = tl.maximum(peak, x)
             total = total * tl.exp((peak - new) * inv_epsilon) + weight * tl.exp((x - new) * inv_epsilon)
@@ -76,7 +80,10 @@ def column_sums(
 
 @triton.jit
 def _tile_exponents(rows, potentials, columns, inside, k):
-    """Two parts, to be added last, of scores + epsilon log u of a tile (ROWS, BLOCK); -inf where u is 0 or beyond k."""
+    """Return scores + epsilon log u of a tile (ROWS, BLOCK) in two parts, to be added last.
+
+    Entries are -inf where u is 0 and beyond column k.
+    """
     s = tl.load(rows + columns, inside, other=0.0).to(tl.float32)
     high = tl.load(potentials + columns, columns < k, other=float("-inf"))
     low = tl.load(potentials + k + columns, columns < k, other=0.0)
@@ -92,9 +99,10 @@ def wide_column_sums(
     FIRST: tl.constexpr, LOG: tl.constexpr, WEIGHTED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
     ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """`column_sums` for rows of any length, ROWS of them a program, BLOCK columns at a time.
+    """Compute `column_sums` for rows of any length: ROWS rows per program, BLOCK columns at a time.
 
-    A first reading finds each row's sum, a second one, mostly from the cache, adds the columns up."""
+    The first reading computes the sum of each row, the second one, mostly from the cache, the column sums.
+    """
     k, stride = _multiple(k, ALIGN), _multiple(stride, ALIGN)
     program = tl.program_id(0)
     row = program * ROWS + tl.arange(0, ROWS)[:, None]
@@ -125,7 +133,7 @@ def wide_column_sums(
         if LOG:
             if not FIRST:
                 x -= (tl.log(row_sum) / inv_epsilon)[:, None]
-            x += tl.where(weight == 0.0, float("-inf"), 0.0)  # a row that counts for nothing must not raise the peaks
+            x += tl.where(weight == 0.0, float("-inf"), 0.0)  # a row of weight 0 must not raise the peaks
             peak = tl.maximum(tl.max(x, 0), LOWEST)
             total = tl.sum(weight * tl.exp((x - peak[None, :]) * inv_epsilon), 0)
             tl.store(peaks + program.to(tl.int64) * k + at, peak, at < k)
@@ -141,7 +149,7 @@ def update(
     FIRST: tl.constexpr, LOG: tl.constexpr, SHARES: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
     ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """new_log_u = exponent (log_shares - log(kernel^T v)) for BLOCK columns, in float64, and their potentials."""
+    """Write new_log_u = exponent (log_shares - log(kernel^T v)) for BLOCK columns, in float64, and their potentials."""
     k = _multiple(k, ALIGN)
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < k
@@ -180,7 +188,7 @@ def update(
 
 @triton.jit
 def write_codes(scores, potentials, codes, n, k, stride, inv_epsilon, BLOCK: tl.constexpr, ALIGN: tl.constexpr):
-    """codes (n, k): rows of kernel diag(u), normalised."""
+    """Write codes (n, k), the normalised rows of kernel diag(u)."""
     k, stride = _multiple(k, ALIGN), _multiple(stride, ALIGN)
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     columns = tl.arange(0, BLOCK)
@@ -188,8 +196,8 @@ def write_codes(scores, potentials, codes, n, k, stride, inv_epsilon, BLOCK: tl.
     rows, out = scores + program * stride, codes + program * k
     for row in range(program, n, programs):
         s = tl.load(rows + columns, inside, other=0.0).to(tl.float32)
-        # loaded for each row, from the cache: to keep them would take registers that long rows do not leave. The
-        # offset is 0, which the compiler does not know; it would take the loads out of the loop.
+        # Potentials are loaded again for each row, from the cache, because long rows leave no registers to keep them.
+        # The offset is always 0, but the compiler cannot know that, so it does not move the loads out of the loop.
         own = potentials + (row >> 63) * 16
         high = tl.load(own + columns, inside, other=float("-inf"))
         low = tl.load(own + k + columns, inside, other=0.0)

@@ -1,6 +1,6 @@
-"""Passes on a GPU: the scores are read once an iteration, in their own dtype, and nothing but codes is as large.
+"""The Triton backend: reads the scores once per iteration, in their own dtype, and allocates nothing else as large.
 
-No call waits for the device, and no launch depends on values: a CUDA graph can hold them.
+No call waits for the GPU and no launch depends on values, so the calls can be captured in a CUDA graph.
 """
 
 import ctypes
@@ -10,15 +10,15 @@ import torch
 import triton
 from torch import Tensor
 
-from sinkhorn import _triton_kernels as kernels
-from sinkhorn._passes import Problem
+from sinkhorn._problem import Problem
+from sinkhorn._triton_kernels import column_sums, update, wide_column_sums, write_codes
 
-# Rows of one program of `wide_column_sums`, and columns it reads at a time.
+# Rows of one program of `wide_column_sums`, and the columns that it reads at a time.
 ROWS, WIDE_BLOCK = 16, 256
 
 
 class TritonPasses:
-    """Holds partial column sums, (programs, K) float32, and for logarithms twice that."""
+    """Keeps partial column sums, (programs, K) float32, and twice as much for sums of logarithms."""
 
     def __init__(self, problem: Problem) -> None:
         if problem.ranks.group is None and not any(len(part) for part in problem.parts):
@@ -28,23 +28,26 @@ class TritonPasses:
         device, self.k = self.parts[0].device, self.parts[0].shape[1]
         self.block = triton.next_power_of_2(self.k)
         self.warps = warps_of(self.block)
-        # programs that run at once, 16 warps of 128 registers a multiprocessor: more would only make more partial sums
+        # the programs that run at once, 16 warps of 128 registers per multiprocessor; more programs would only write
+        # more partial sums
         self.resident = _multiprocessors(device) * (16 // self.warps)
-        self.scratch: dict[bool, tuple[Tensor, Tensor]] = {}  # by whether the sums are of logarithms
-        self.potentials = torch.empty(2, self.k, device=device)  # epsilon log u, high and low; of self.current
+        self.scratch: dict[bool, tuple[Tensor, Tensor]] = {}  # key: whether the sums are of logarithms
+        self.potentials = torch.empty(2, self.k, device=device)  # epsilon self.current, as high and low float32 parts
         self.current: Tensor | None = None
 
     def iterate(self, log_u: Tensor | None) -> Tensor:
-        with torch.cuda.device_of(self.potentials):  # kernels start on the current device, wherever their tensors are
+        """Return log u after one more iteration; see `Passes`."""
+        with torch.cuda.device_of(self.potentials):  # Triton launches on the current device, wherever the tensors are
             return self._iterate(log_u)
 
     def codes(self, log_u: Tensor) -> Tensor:
+        """Return the codes; see `Passes`."""
         with torch.cuda.device_of(self.potentials):
             return self._codes(log_u)
 
     def _iterate(self, log_u: Tensor | None) -> Tensor:
         p, first = self.problem, log_u is None
-        log = first or p.log_columns
+        log = first or p.exponent != 1  # a column's mass may leave the range of float32
         if log_u is not None:
             self._set_potentials(log_u)
         aligns = [alignment(self.k, part.stride(0)) for part in self.parts]
@@ -61,13 +64,13 @@ class TritonPasses:
                 )  # fmt: skip
                 flags = {"FIRST": first, "LOG": log, "WEIGHTED": p.weights is not None, "ALIGN": aligns[i]}
                 if wide:
-                    kernels.wide_column_sums[(count,)](*arguments, **flags, ROWS=ROWS, BLOCK=WIDE_BLOCK, num_warps=8)
+                    wide_column_sums[(count,)](*arguments, **flags, ROWS=ROWS, BLOCK=WIDE_BLOCK, num_warps=8)
                 else:
-                    kernels.column_sums[(count,)](*arguments, **flags, BLOCK=self.block, num_warps=self.warps)
+                    column_sums[(count,)](*arguments, **flags, BLOCK=self.block, num_warps=self.warps)
             row += count
         sums, peaks = self._over_ranks(sums, peaks, log)
         new = torch.empty(self.k, dtype=torch.float64, device=part.device)
-        kernels.update[(triton.cdiv(self.k, 64),)](
+        update[(triton.cdiv(self.k, 64),)](
             sums, peaks, new if p.log_shares is None else p.log_shares, new if log_u is None else log_u, new,
             self.potentials, len(sums), self.k, *_two_floats(p.epsilon), *_two_floats(p.exponent),
             FIRST=first, LOG=log, SHARES=p.log_shares is not None, PARTS=32, BLOCK=64, ALIGN=alignment(self.k),
@@ -80,28 +83,28 @@ class TritonPasses:
         scores = self.parts[0]
         codes = torch.empty(scores.shape, dtype=torch.float32, device=scores.device)
         if len(scores):
-            kernels.write_codes[(min(len(scores), 4 * self.resident),)](
+            write_codes[(min(len(scores), 4 * self.resident),)](
                 scores, self.potentials, codes, len(scores), self.k, scores.stride(0), 1 / self.problem.epsilon,
                 BLOCK=self.block, ALIGN=alignment(self.k, scores.stride(0)), num_warps=self.warps,
             )  # fmt: skip
         return codes
 
     def _set_potentials(self, log_u: Tensor) -> None:
-        if log_u is not self.current:  # a start, or the scales before those that met a tolerance
+        if log_u is not self.current:  # a tolerance was met: `solve` goes back by one iteration
             potentials = log_u * self.problem.epsilon
             self.potentials[0] = potentials
-            self.potentials[1] = (potentials - self.potentials[0]).nan_to_num_(nan=0.0)  # -inf less -inf
+            self.potentials[1] = (potentials - self.potentials[0]).nan_to_num_(nan=0.0)  # from -inf - -inf
             self.current = log_u
 
     def _partial(self, log: bool, programs: int) -> tuple[Tensor, Tensor]:
-        """Room (programs, K) float32 for partial sums and, for logarithms, their peaks; kept from call to call."""
+        """Return buffers (programs, K) float32 for partial sums and for the peaks of logarithms; kept between calls."""
         if log not in self.scratch:
-            sums = self.potentials.new_zeros(programs, self.k)  # zeros: a rank without rows writes none
+            sums = self.potentials.new_zeros(programs, self.k)  # zeros, because a rank without rows writes none
             self.scratch[log] = sums, torch.full_like(sums, -3.4e38) if log else sums
         return self.scratch[log]
 
     def _over_ranks(self, sums: Tensor, peaks: Tensor, log: bool) -> tuple[Tensor, Tensor]:
-        """Partial sums and peaks as `update` adds them up; with a group, one row that is those of all ranks."""
+        """Return partial sums and peaks for `update`; with a group, a single row for all ranks together."""
         ranks = self.problem.ranks
         if ranks.group is None:
             return sums, peaks
@@ -112,15 +115,16 @@ class TritonPasses:
 
 
 def warps_of(block: int) -> int:
-    """Warps of a program that holds rows of `block` entries, a power of two: 16 entries a thread, 32 at most."""
+    """Return the warps of a program for rows of `block` entries, a power of two: 16 to 32 entries per thread."""
     return min(max(block // 512, 4), 16)
 
 
 def is_wide(block: int, log: bool, align: int) -> bool:
-    """Whether rows of `block` entries, a power of two, are too long to stay in registers beside the column sums.
+    """Whether rows of `block` entries, a power of two, do not fit in registers beside the column sums.
 
-    Found by compiling: plain sums spill registers from 16384 entries on, logarithms, which have peaks too, from 8192,
-    or 4096 where an entry is loaded at a time."""
+    Found by compiling. Plain sums spill registers from 16384 entries on. Sums of logarithms, which need peaks too,
+    spill from 8192 entries on, or from 4096 if entries are loaded one at a time.
+    """
     return block > (8192 if not log else 4096 if align % 4 == 0 else 2048)
 
 
@@ -129,11 +133,11 @@ def _multiprocessors(device: torch.device) -> int:
 
 
 def alignment(*lengths: int) -> int:
-    """The largest power of two up to 16 that divides all lengths: how many entries a load may take at once."""
+    """Return how many entries one load may take: the largest power of two up to 16 that divides all lengths."""
     return math.gcd(16, *lengths)
 
 
 def _two_floats(value: float) -> tuple[float, float]:
-    """float32 high and low parts: kernels take no float64 numbers."""
+    """Split a number into high and low float32 parts, because kernel arguments cannot be float64."""
     high = ctypes.c_float(value).value
     return high, value - high
