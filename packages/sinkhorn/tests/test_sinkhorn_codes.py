@@ -181,6 +181,7 @@ def test_numpy_scores_give_the_same_codes() -> None:
     array = scores.numpy().copy()
     array.flags.writeable = False
     assert torch.equal(sinkhorn_knopp(array), sinkhorn_knopp(scores))
+    assert torch.equal(sinkhorn_knopp(array[::-1]), sinkhorn_knopp(scores.flip(0)))
     with pytest.raises(ValueError, match=r"scores must be a float \(B, K\)"):
         sinkhorn_knopp(np.ones((3, 4), np.int64))
     with pytest.raises(NotFinite, match=r"rows \[1\] of scores"):

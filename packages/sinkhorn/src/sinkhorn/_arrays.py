@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 def as_tensor(values: Tensor | np.ndarray, device: torch.device | None = None) -> Tensor:
     """Return a tensor as it is, and an array as a tensor on `device` (default: the CPU).
 
-    Writable arrays share their memory with the result. Read-only ones are copied, because torch warns about them.
+    Arrays share their memory with the result, unless they are read-only, which torch warns about, or have negative
+    strides, which torch does not know.
     """
     if isinstance(values, Tensor):
         return values
-    flags = getattr(values, "flags", None)
-    if flags is not None and not flags.writeable:
+    if not values.flags.writeable or any(stride < 0 for stride in values.strides):
         values = values.copy()
     return torch.as_tensor(values, device=device)
