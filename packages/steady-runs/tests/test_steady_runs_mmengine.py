@@ -17,9 +17,9 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
-from torch import nn
 from steady_runs import BadInput, Interrupted, Job, Progress, RunFolder, StopSignal, TrainingFailed
 from steady_runs.mmengine import Schedule, apply_options, run_mmengine
+from torch import nn
 
 
 @MODELS.register_module()
