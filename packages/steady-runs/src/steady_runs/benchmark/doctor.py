@@ -6,9 +6,6 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 Check = tuple[str, Callable[[], str]]
 
 
@@ -21,6 +18,9 @@ def diagnose(checks: Sequence[Check]) -> bool:
     Returns:
         Whether all checks passed.
     """
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2))
     well = True
     for name, check in checks:

@@ -58,6 +58,8 @@ def read_weights(
     options = job.options
     if job.resumed:
         settings = job.folder.read_settings()
+        if "architecture" not in settings:
+            raise BadInput(f"{job.folder.path}: the run ended before it had read its weights; start it anew")
         backbone = build(**settings["architecture"], seed=options.seed)
         return Weights(backbone, None, settings["weights_are"], options.weights)
     file, source = _file(options.weights, runs), options.weights
