@@ -39,7 +39,8 @@ def tables(named: Sequence[tuple[str, dict[str, Any]]], width: int = 80) -> list
 
 def run_names(runs: Sequence[str]) -> list[str]:
     """Folder names of the runs; the paths as given if two names are the same."""
-    names = [Path(run).resolve().name for run in runs]
+    folders = [path if path.is_dir() else path.parent for path in (Path(run).resolve() for run in runs)]
+    names = [folder.name for folder in folders]
     return names if len(set(names)) == len(names) else list(runs)
 
 
@@ -64,7 +65,7 @@ def _table(title: str, runs: Sequence[tuple[str, dict[str, Any]]], width: int) -
 
 def _line(name: str, cells: Sequence[str], first: int, widths: Sequence[int]) -> str:
     right = "".join(f"{GAP}{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-    return f"{name:{first}}{right}"
+    return f"{name:{first}}{right}".rstrip()
 
 
 def _figures(metrics: dict[str, float], columns: Sequence[str]) -> list[str]:
