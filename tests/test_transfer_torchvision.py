@@ -516,7 +516,7 @@ def test_overlapping_windows_share_a_pixel_equally() -> None:
     assert found.tolist() == [[1, 1, 1, 1, 0, 0]] * 4
 
 
-def test_the_loss_is_over_all_pixels_and_the_auxiliary_head_counts_less() -> None:
+def test_the_loss_of_both_heads_is_over_all_pixels() -> None:
     g = torch.Generator().manual_seed(0)
     logits, auxiliary = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 3, 4, 4, generator=g)
     labels = torch.randint(0, 3, (2, 4, 4), generator=g)
@@ -601,7 +601,7 @@ def test_saturation_is_that_of_hsv() -> None:
             assert made[:, y, x].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_distortion_stays_in_range_and_is_left_out_half_of_the_time() -> None:
+def test_distortion_stays_in_range_and_has_its_probability() -> None:
     image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     made = [photometric_distortion(image, torch.Generator().manual_seed(seed)) for seed in range(200)]
     assert all(float(one.min()) >= 0 and float(one.max()) <= 1 for one in made)

@@ -176,7 +176,7 @@ def test_a_run_cut_off_before_its_last_score_is_scored(tmp_path: Path) -> None:
     assert lines(job)[-1] == {"step": 40, "mean": trained.metrics["mean"]}
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_one_with_code_refused(tmp_path: Path) -> None:
+def test_damaged_checkpoints_and_those_with_code(tmp_path: Path) -> None:
     config, job = make(tmp_path / "run", stop=StopAt(23))
     with pytest.raises(Interrupted):
         run_mmengine(config, job, columns)
