@@ -143,7 +143,7 @@ def test_resume_gives_the_run_its_options_and_its_folder(tmp_path: Path) -> None
     assert run_app(app(run), ["resume", str(out)]) == 2  # finished
 
 
-# As version 0.1 wrote it: the options, then what was chosen as weights
+# As transfer-runs wrote it, the package before this one: the options, then what was chosen as weights
 OLD_SETTINGS = {
     "command": "coco",
     "weights": "/runs/swav-1/backbone.safetensors",

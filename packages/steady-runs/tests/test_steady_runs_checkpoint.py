@@ -73,7 +73,7 @@ def test_only_damaged_files_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_hash_is_read_if_asked_for(tmp_path: Path) -> None:
-    """As torch.save wrote it in version 0.1 of the benchmarks."""
+    """As the benchmarks wrote it before checkpoints had hashes."""
     torch.save(state(7), tmp_path / "checkpoint.pt")
     torch.save(state(6), tmp_path / "checkpoint.previous.pt")
     loaded, warning = Checkpoints(tmp_path).load(unhashed=True)
