@@ -306,7 +306,9 @@ def test_names_are_never_broken() -> None:
     columns = ["box AP", "box AP50", "box AP75", "mask AP", "mask AP50", "mask AP75"]
     results = {"title": "COCO", "columns": columns, "metrics": dict.fromkeys(columns, 12.3), "untrained": None}
     name = "mask_rcnn_of_swav_resnet50_8xb32-mcrop-2-6-coslr-200e_in1k-224-96"
-    [table] = tables([(name, results | {"untrained": {"box AP": 0.0}}), ("short", results | {"metrics": {}})], 80)
+    [table] = tables(
+        [(name, results | {"untrained": {"box AP": 0.0}}), ("short", results | {"metrics": {"box AP": 1.0}})], 80
+    )
     assert table.splitlines() == [
         "COCO (%)",
         "  box AP  box AP50  box AP75  mask AP  mask AP50  mask AP75",
@@ -315,7 +317,7 @@ def test_names_are_never_broken() -> None:
         name,
         "   12.30     12.30     12.30    12.30      12.30      12.30",
         "short",
-        "",
+        "    1.00",
     ]
     [table, other] = tables([("short", results), ("other", results | {"title": "VOC"})], 80)
     assert len(table.splitlines()) == len(other.splitlines()) == 3
