@@ -1,10 +1,10 @@
 """Every number of the published detection and segmentation protocols, read from the configs as they are trained.
 
-Written from the protocols' own tables (MMSelfSup 0.x configs), not from our config files."""
+The expected numbers come from the protocols' own tables (MMSelfSup 0.x configs), not from our config files.
+"""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from sobel_resnet import resnet18, resnet50
-from steady_runs import Job, Progress, RunFolder, StopSignal, Weights
-from steady_runs.mmengine import Schedule, apply_options
+from steady_runs import Progress, RunFolder, StopSignal
+from steady_runs.benchmark import BenchmarkSettings, Job, Weights
+from steady_runs.benchmark.mmengine import Schedule, apply_options
 from torch import nn
 
 VOC_CLASSES = tuple(map(str, range(20)))
 
 
-def job(tmp_path: Path, **options: Any) -> Job:
-    given = {"batch": None, "iterations": None, "lr_rule": "linear", "data": "real", "workers": None, "device": "auto"}
-    given |= {"seed": 0, "checkpoint_every": None, "command": "voc", "schedule": "1x"}
-    return Job(argparse.Namespace(**(given | options)), RunFolder(tmp_path), Progress(quiet=True), StopSignal())
+def job(tmp_path: Path, **options: Any) -> Job[BenchmarkSettings]:
+    given = BenchmarkSettings(command="voc", data="real", **options)
+    return Job(given, RunFolder(tmp_path), Progress(quiet=True), StopSignal())
 
 
 def detector(name: str, tmp_path: Path, schedule: Schedule, n_classes: int, **options: Any) -> Config:
@@ -282,7 +282,7 @@ def test_options_move_the_schedule_along(tmp_path: Path) -> None:
     assert config.optim_wrapper.optimizer.lr == 0.02
 
 
-def test_a_cifar_stem_and_a_small_network_set_strides_and_channels(tmp_path: Path) -> None:
+def test_the_architecture_sets_strides_and_channels(tmp_path: Path) -> None:
     config = Config.fromfile(detection.CONFIGS / "mask_rcnn_r50_fpn_coco.py")
     detection.fit_backbone(config, Weights(resnet18(stem="cifar", sobel=True), None, ""), seed=0)
     assert config.model.neck.in_channels == [64, 128, 256, 512]

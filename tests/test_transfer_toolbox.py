@@ -93,7 +93,7 @@ def test_the_toolbox_sees_our_features(app: str, architecture: dict[str, Any], w
     """One image through the whole data path of the toolbox's model equals our backbone on the normalised image."""
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
-    from steady_runs import Weights
+    from steady_runs.benchmark import Weights
 
     file = weights(**architecture)
     ours = load_backbone(file)[0].eval()
@@ -186,7 +186,7 @@ def test_a_torchvision_file_of_another_depth_trains(place: Path) -> None:
 
 
 def test_resume_after_a_stop(place: Path, weights: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from steady_runs.mmengine import _Watch
+    from steady_runs.benchmark.mmengine import _Watch
 
     after = _Watch.after_train_iter
 

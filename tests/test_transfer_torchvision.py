@@ -7,7 +7,6 @@ import json
 import math
 import os
 import signal
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +32,9 @@ from pycocotools.cocoeval import COCOeval
 from segment.torchvision_data import Maps, Sizes, fit, photometric_distortion, random_crop, saturate
 from segment.torchvision_model import FCN, fcn_loss, predict, windows
 from sobel_resnet import FeatureMaps, ResNet, save_backbone
-from steady_runs import BadInput, Job
-from steady_runs.plain import Order, Part, Plan, make_plan
+from steady_runs import BadInput
+from steady_runs.benchmark import BenchmarkSettings, Job
+from steady_runs.benchmark.plain import Order, Part, Plan, make_plan
 from torch import Tensor, nn
 
 ENGINES: dict[str, ModuleType] = {"detect": detect_engine, "segment": segment_engine}
@@ -187,7 +187,7 @@ def test_an_unknown_id_in_a_mask_names_the_file(
 def plan_of(
     *, iterations: int, batch: int, lr: float, asked: int | None = None, of: int | None = None, world: int = 1
 ) -> Plan:
-    options = Namespace(iterations=asked, batch=of, lr_rule="linear")
+    options = BenchmarkSettings(command="voc", iterations=asked, batch=of)
     job = Job(options, None, None, None, world=world)  # type: ignore[arg-type]  # looks at options and ranks only
     return make_plan(job, iterations=iterations, batch=batch, lr=lr, every=2000)
 
@@ -242,8 +242,8 @@ def test_the_published_numbers(whole_run: Callable[[str], Path]) -> None:
 # ---- order of images ----
 
 
-def job_of(rank: int = 0, world: int = 1) -> Job:
-    return Job(Namespace(seed=3), None, None, None, rank=rank, world=world)  # type: ignore[arg-type]
+def job_of(rank: int = 0, world: int = 1) -> Job[BenchmarkSettings]:
+    return Job(BenchmarkSettings(command="voc", seed=3), None, None, None, rank=rank, world=world)  # type: ignore[arg-type]
 
 
 def test_every_pass_holds_every_image_once_and_goes_on_anywhere() -> None:
@@ -516,7 +516,7 @@ def test_overlapping_windows_share_a_pixel_equally() -> None:
     assert found.tolist() == [[1, 1, 1, 1, 0, 0]] * 4
 
 
-def test_the_loss_is_over_all_pixels_and_the_auxiliary_head_counts_less() -> None:
+def test_the_loss_of_both_heads_is_over_all_pixels() -> None:
     g = torch.Generator().manual_seed(0)
     logits, auxiliary = torch.randn(2, 3, 4, 4, generator=g), torch.randn(2, 3, 4, 4, generator=g)
     labels = torch.randint(0, 3, (2, 4, 4), generator=g)
@@ -601,7 +601,7 @@ def test_saturation_is_that_of_hsv() -> None:
             assert made[:, y, x].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_distortion_stays_in_range_and_is_left_out_half_of_the_time() -> None:
+def test_distortion_stays_in_range_and_has_its_probability() -> None:
     image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     made = [photometric_distortion(image, torch.Generator().manual_seed(seed)) for seed in range(200)]
     assert all(float(one.min()) >= 0 and float(one.max()) <= 1 for one in made)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from steady_runs._report import render_report
+from steady_runs.benchmark import render_report
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -17,9 +17,10 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
+from steady_runs import BadInput, Interrupted, Progress, RunFolder, StopSignal, TrainingFailed
+from steady_runs.benchmark import BenchmarkSettings, Job
+from steady_runs.benchmark.mmengine import Schedule, apply_options, run_mmengine
 from torch import nn
-from steady_runs import BadInput, Interrupted, Job, Progress, RunFolder, StopSignal, TrainingFailed
-from steady_runs.mmengine import Schedule, apply_options, run_mmengine
 
 
 @MODELS.register_module()
@@ -65,12 +66,12 @@ SCHEDULE = Schedule(40, batch=4, warmup=4, milestones=(30,), evaluate_every=20)
 
 
 def make(
-    folder: Path, *, resumed: bool = False, model: dict[str, Any] | None = None, **options: Any
-) -> tuple[Config, Job]:
-    given = {"batch": None, "iterations": None, "lr_rule": "linear", "data": "real", "workers": 0, "device": "auto"}
-    given |= {"seed": 0, "checkpoint_every": 10, "score_untrained": True} | options
+    folder: Path, *, resumed: bool = False, model: dict[str, Any] | None = None, stop: Any = None, **options: Any
+) -> tuple[Config, Job[BenchmarkSettings]]:
+    given = {"command": "demo", "data": "real", "workers": 0, "checkpoint_every": 10, "score_untrained": True} | options
     folder.mkdir(exist_ok=True)
-    job = Job(argparse.Namespace(**given), RunFolder(folder), Progress(quiet=True), StopSignal(), resumed)
+    settings = BenchmarkSettings.model_validate(given)
+    job = Job(settings, RunFolder(folder), Progress(quiet=True), stop or StopSignal(), resumed)
     loader = dict(
         batch_size=4,
         num_workers=0,
@@ -104,7 +105,7 @@ def columns(metrics: dict[str, Any]) -> dict[str, float]:
     return {"mean": metrics["mean"]}
 
 
-def lines(job: Job) -> list[dict[str, Any]]:
+def lines(job: Job[BenchmarkSettings]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in job.folder.metrics.read_text().splitlines()]
 
 
@@ -155,8 +156,7 @@ class StopAt:
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    config, job = make(tmp_path / "run")
-    job.stop = StopAt(13)  # type: ignore[assignment]
+    config, job = make(tmp_path / "run", stop=StopAt(13))
     with pytest.raises(Interrupted, match="iteration 13"):
         run_mmengine(config, job, columns)
     config, job = make(tmp_path / "run", resumed=True)
@@ -168,8 +168,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_run_cut_off_before_its_last_score_is_scored(tmp_path: Path) -> None:
-    config, job = make(tmp_path / "run")
-    job.stop = StopAt(40)  # type: ignore[assignment]
+    config, job = make(tmp_path / "run", stop=StopAt(40))
     with pytest.raises(Interrupted, match="iteration 40"):
         run_mmengine(config, job, columns)
     config, job = make(tmp_path / "run", resumed=True)
@@ -177,9 +176,8 @@ def test_a_run_cut_off_before_its_last_score_is_scored(tmp_path: Path) -> None:
     assert lines(job)[-1] == {"step": 40, "mean": trained.metrics["mean"]}
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_one_with_code_refused(tmp_path: Path) -> None:
-    config, job = make(tmp_path / "run")
-    job.stop = StopAt(23)  # type: ignore[assignment]
+def test_damaged_checkpoints_and_those_with_code(tmp_path: Path) -> None:
+    config, job = make(tmp_path / "run", stop=StopAt(23))
     with pytest.raises(Interrupted):
         run_mmengine(config, job, columns)
     folder = tmp_path / "run" / "checkpoints"
@@ -211,15 +209,12 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_options_change_batch_rate_and_schedule(tmp_path: Path) -> None:
-    config, job = make(tmp_path / "run")
-    for one in (job.options,):
-        one.batch, one.iterations = 2, 20
+    config, job = make(tmp_path / "run", batch=2, iterations=20)
     config.optim_wrapper.optimizer.lr = 0.1
     changes = apply_options(config, job, SCHEDULE)
     assert config.optim_wrapper.optimizer.lr == pytest.approx(0.05)
     assert config.param_scheduler[1].milestones == [15]
     assert config.param_scheduler[0].end == 2
     assert changes == ["batch 2 instead of 4", "20 iterations instead of 40", "learning rate 0.05"]
-    job.world = 4
     with pytest.raises(BadInput, match="multiple of 4"):
-        apply_options(config, job, SCHEDULE)
+        apply_options(config, dataclasses.replace(job, world=4), SCHEDULE)

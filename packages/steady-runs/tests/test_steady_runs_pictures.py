@@ -1,7 +1,7 @@
 """Pictures of truth and prediction."""
 
 import numpy as np
-from steady_runs import draw_map, draw_objects, side_by_side
+from steady_runs.benchmark import draw_map, draw_objects, side_by_side
 
 
 def test_small_images_are_enlarged_and_objects_marked() -> None:

@@ -1,4 +1,4 @@
-"""COCO2017: what must be there, and what is."""
+"""The folder of COCO2017: its check and its class names."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ N_CLASSES = 80
 
 
 def title(model: str, schedule: str) -> str:
+    """Title of the benchmark with a model (fpn or c4) and a schedule (1x or 2x)."""
     return f"COCO2017, Mask R-CNN R50-{model.upper()}, {schedule}"
 
 
 def check(data: Path) -> list[str]:
-    """Lines that say what is there. BadInput names the first image, category or mask that is not."""
+    """Return lines that describe the folder. Raise BadInput for the first missing image, category or mask."""
     found = {split: _read(data, split) for split in ("train", "val")}
     lines, names = [], {}
     for split, content in found.items():
@@ -41,17 +42,17 @@ def check(data: Path) -> list[str]:
                 raise BadInput(f"{_name(split)}: annotation {one['id']} has a box and no mask; Mask R-CNN needs both")
             objects[one["category_id"]] += 1
         lines.append(f"{split}2017: {len(images):,} images, {objects.total():,} objects of {len(objects)} categories")
-    if list(names["train"].items()) != list(names["val"].items()):  # labels are places in these lists
+    if list(names["train"].items()) != list(names["val"].items()):  # a label is an index into these lists
         odd = sorted(set(names["train"].values()) ^ set(names["val"].values()))
         what = ", ".join(odd[:3]) or "other ids or another order"
         raise BadInput(f"categories of train and val differ: {what}; both files must list all, in one order")
     if len(names["train"]) != N_CLASSES:
-        lines.append(f"{len(names['train'])} categories, not COCO's {N_CLASSES}: figures are of these")
+        lines.append(f"{len(names['train'])} categories instead of COCO's {N_CLASSES}; the results are for these")
     return lines
 
 
 def class_names(data: Path) -> tuple[str, ...]:
-    """All categories, in the order of the file: COCO's eighty, or others."""
+    """Names of all categories in the validation file, in its order."""
     return tuple(category["name"] for category in _read(data, "val")["categories"])
 
 

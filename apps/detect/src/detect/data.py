@@ -1,18 +1,18 @@
-"""The images of a run: a folder that was checked, or drawn ones."""
+"""The data of a run: the user's folder, or drawn images."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from indexed_images import export_shapes
-from steady_runs import Job
+from steady_runs.benchmark import BenchmarkSettings, Job
 
 from detect import coco, voc
 
-# what 2 CPU cores manage in minutes, on drawn images
+S = TypeVar("S", bound=BenchmarkSettings)
+
+# Sizes for drawn images, with which a run takes minutes on two CPU cores
 SMALL: dict[str, Any] = {
     "iterations": 400,
     "batch": 4,
@@ -25,22 +25,28 @@ SMALL: dict[str, Any] = {
 DRAWN = {"n_train": 600, "n_val": 60, "size": 64}
 
 
-def shrink(options: argparse.Namespace) -> None:
-    """For drawn images, the small size of what the user left open."""
-    for name in ("iterations", "batch", "scale"):
-        setattr(options, name, getattr(options, name) or SMALL[name])
+def shrink(options: S) -> S:
+    """Return the settings with small values for what the user left open."""
+    small = {name: getattr(options, name) or SMALL[name] for name in ("iterations", "batch", "scale")}
+    return options.model_copy(update=small)
 
 
-def open_data(job: Job) -> tuple[Path, tuple[str, ...], list[str]]:
-    """(root, class names, lines that say what is there) of --data; drawn images are kept under runs/drawn."""
+def open_data(job: Job[Any]) -> tuple[Path, tuple[str, ...], list[str]]:
+    """Check the data folder. Drawn images are made first, under runs/drawn, if they are not there.
+
+    Returns:
+        (root folder, class names, lines that describe the data; these only on rank 0).
+    """
     protocol = job.options.command
     data, layout = Path(job.options.data), {"voc": voc, "coco": coco}[protocol]
     if job.options.data == "shapes":
         data = Path("runs") / "drawn" / "-".join([protocol, *map(str, DRAWN.values())])
         if not data.exists() and job.rank == 0:
+            from indexed_images import export_shapes  # here, as it imports torch
+
             job.progress.say("drawing images, once ...")
             export_shapes(data, protocol, **DRAWN)
-        while not data.exists():  # the first rank draws; the folder comes into being whole
+        while not data.exists():  # rank 0 draws them; the finished folder is renamed to this name
             time.sleep(0.1)
     lines = layout.check(data) if job.rank == 0 else []
     root = voc.devkit(data) if protocol == "voc" else data

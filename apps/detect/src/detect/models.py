@@ -1,4 +1,4 @@
-"""Our backbones under the names that MMDetection's configs use. A config imports this file by `custom_imports`."""
+"""Registers our backbones with MMDetection. The configs import this module through `custom_imports`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class SobelResNet(FeatureMaps):
-    """FeatureMaps of sobel-resnet from an architecture. weights: a file of any dialect, read by `init_weights`."""
+    """Feature maps of a backbone.
+
+    Args:
+        arch: `resnet18` ... `resnet101`; see `sobel_resnet.ResNet` for this and the other parts of the architecture.
+        sobel: Whether a Sobel filter comes first.
+        stem: `imagenet` or `cifar`.
+        width: Factor on the number of channels.
+        in_channels: Channels of the images.
+        maps: Stages whose maps are returned.
+        output_stride: Largest stride; later stages are dilated instead.
+        seed: Seed of the random weights.
+        weights: Backbone file that `init_weights` reads.
+    """
 
     def __init__(
         self,
@@ -38,9 +50,17 @@ class SobelResNet(FeatureMaps):
 
 @MODELS.register_module()
 class SharedLayer4(nn.Module):
-    """layer4 of the same backbone for the RoI head of a C4 detector, and a new batch norm after it.
+    """layer4 of the backbone as part of a C4 detector's RoI head, followed by a new batch norm.
 
-    Without the norm the RoI head of a self-supervised network trains badly (MMSelfSup's ResLayerExtraNorm)."""
+    Without this norm the RoI head of a self-supervised network trains badly (MMSelfSup's ResLayerExtraNorm).
+
+    Args:
+        arch: Architecture of the backbone, as the following two.
+        stem: `imagenet` or `cifar`.
+        width: Factor on the number of channels.
+        seed: Seed of the random weights.
+        weights: Backbone file that `init_weights` reads.
+    """
 
     def __init__(
         self, arch: str, stem: Stem = "imagenet", width: float = 1.0, seed: int = 0, weights: str | None = None

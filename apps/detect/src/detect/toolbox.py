@@ -1,4 +1,4 @@
-"""The protocols with MMDetection: a config of ours, fitted to backbone, data and options, then trained."""
+"""The benchmarks with MMDetection: adapts a config to the backbone, the data and the options, then trains it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from sobel_resnet import FeatureMaps, ResNet, architecture_of, load_backbone
-from steady_runs import BadInput, Job, Outcome, Weights, draw_objects, read_weights, side_by_side
-from steady_runs.mmengine import Schedule, apply_options, run_mmengine
+from steady_runs import BadInput
+from steady_runs.benchmark import Job, Outcome, Weights, draw_objects, read_weights, side_by_side
+from steady_runs.benchmark.mmengine import Schedule, apply_options, run_mmengine
 
 from detect.coco import title as coco_title
-from detect.data import SMALL, open_data, shrink
+from detect.data import SMALL, open_data
+from detect.settings import Coco, Voc
 
 CONFIGS = Path(__file__).parent / "configs"
 CONFIG = {
@@ -27,15 +29,14 @@ CONFIG = {
     ("coco", "c4"): "mask_rcnn_r50_c4_coco.py",
 }
 VOC_SCHEDULE = Schedule(24_000, batch=16, warmup=100, milestones=(18_000, 22_000), evaluate_every=2_000)
-COCO_STEPS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # epochs, and those after which the learning rate falls
+COCO_STEPS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # epochs; after which of them the learning rate falls tenfold
 N_PICTURES = 6
 
 
-def run(job: Job) -> Outcome:
+def run(job: Job[Voc] | Job[Coco]) -> Outcome:
     """Train and score. Raises BadInput, TrainingFailed, Interrupted."""
-    options, small = job.options, job.options.data == "shapes"
-    if small:
-        shrink(options)
+    options: Voc | Coco = job.options
+    small = options.data == "shapes"
     root, classes, lines = open_data(job)
     weights = read_weights(job, load_backbone, ResNet, architecture_of)
     job.progress.say(f"weights    {weights.what}\n           {weights.file or 'no file'}")
@@ -47,7 +48,7 @@ def run(job: Job) -> Outcome:
     changes = scale_images(config, options.scale or 1.0)
     if small:
         changes += make_small(config)
-    changes += apply_options(config, job, schedule(config, job))
+    changes += apply_options(config, job, schedule(config, options))
     if options.command == "coco":
         config.val_evaluator.outfile_prefix = str(job.folder.path / "predictions")
 
@@ -57,31 +58,32 @@ def run(job: Job) -> Outcome:
         untrained=trained.untrained,
         facts={
             "weights": weights.what,
-            "weights_file": options.weights,
+            "weights_file": weights.source,
             "data": "; ".join(lines),
             "engine": "mmdet",
             "model": CONFIG[options.command, options.model].removesuffix(".py"),
             "changes": changes,
         },
         pictures=pictures(trained.runner, classes) if job.rank == 0 else [],
-        title="" if options.command == "voc" else coco_title(options.model, options.schedule),
+        title=coco_title(options.model, options.schedule) if isinstance(options, Coco) else "",
     )
 
 
-def schedule(config: Config, job: Job) -> Schedule:
-    if job.options.command == "voc":
+def schedule(config: Config, options: Voc | Coco) -> Schedule:
+    """The published schedule. COCO's epochs become iterations of 16 images."""
+    if isinstance(options, Voc):
         return VOC_SCHEDULE
     init_default_scope("mmdet")
-    images = len(DATASETS.build(config.train_dataloader.dataset))  # those with objects; the rest is not trained on
+    images = len(DATASETS.build(config.train_dataloader.dataset))  # without those that hold no object
     epoch = -(-images // 16)
-    epochs, falls = COCO_STEPS[job.options.schedule]
+    epochs, falls = COCO_STEPS[options.schedule]
     return Schedule(
         epochs * epoch, batch=16, warmup=1000, milestones=tuple(e * epoch for e in falls), evaluate_every=epoch
     )
 
 
 def fit_backbone(config: Config, weights: Weights, seed: int) -> None:
-    """Put the architecture of `weights` into the model, with all channels and strides that follow from it."""
+    """Set the backbone's architecture in the config, with the channels and strides of neck and heads."""
     model, network = config.model, weights.backbone
     maps = FeatureMaps(network, model.backbone.maps)
     file = {"seed": seed, "weights": weights.file}
@@ -93,7 +95,7 @@ def fit_backbone(config: Config, weights: Weights, seed: int) -> None:
         model.rpn_head.anchor_generator.strides = strides
         for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
             extractor.featmap_strides = strides[:4]
-            extractor.finest_scale = 14 * strides[0]  # a region of 56 pixels belongs to stride 4
+            extractor.finest_scale = 14 * strides[0]  # regions up to 56 pixels are pooled at stride 4
         return
     model.roi_head.shared_head.update({key: architecture[key] for key in ("arch", "stem", "width")} | file)
     channels, stride = maps.channels[0], maps.strides[0]
@@ -106,6 +108,7 @@ def fit_backbone(config: Config, weights: Weights, seed: int) -> None:
 
 
 def fit_data(config: Config, root: Path, classes: tuple[str, ...], protocol: str) -> None:
+    """Set the data folder and the classes in the config."""
     train, val = config.train_dataloader.dataset, config.val_dataloader.dataset
     for dataset in [*train.get("datasets", [train]), val]:
         dataset.data_root = f"{root}/"
@@ -118,7 +121,7 @@ def fit_data(config: Config, root: Path, classes: tuple[str, ...], protocol: str
 
 
 def scale_images(config: Config, scale: float) -> list[str]:
-    """Multiply every image size by `scale`."""
+    """Multiply all image sizes by `scale`; return the changes to the protocol."""
     if scale == 1:
         return []
     train, val = config.train_dataloader.dataset, config.val_dataloader.dataset
@@ -134,13 +137,14 @@ def scale_images(config: Config, scale: float) -> list[str]:
 
 
 def make_small(config: Config) -> list[str]:
+    """Use fewer proposals, regions and channels, for drawn images; return the changes to the protocol."""
     train, test = config.model.train_cfg, config.model.test_cfg
     train.rcnn.sampler.num = SMALL["samples"]
     for proposals in (train.rpn_proposal, test.rpn):
         proposals.update(nms_pre=4 * SMALL["proposals"], max_per_img=SMALL["proposals"])
     test.rcnn.max_per_img = SMALL["found"]
     changes = [
-        f"{SMALL['samples']} regions an image, of {SMALL['proposals']} proposals; {SMALL['found']} found at most"
+        f"{SMALL['samples']} regions per image from {SMALL['proposals']} proposals; at most {SMALL['found']} detections"
     ]
     if "neck" in config.model:
         channels, roi = SMALL["channels"], config.model.roi_head
@@ -154,7 +158,7 @@ def make_small(config: Config) -> list[str]:
 
 
 def to_columns(metrics: dict[str, Any]) -> dict[str, float]:
-    """MMDetection's metrics -> columns of the published tables, in percent."""
+    """Convert MMDetection's metrics to the columns of the published tables, in percent."""
     if "pascal_voc/mAP" in metrics:
         return {"AP50": 100 * float(metrics["pascal_voc/mAP"])}
     names = {"AP": "mAP", "AP50": "mAP_50", "AP75": "mAP_75"}
@@ -166,21 +170,23 @@ def to_columns(metrics: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def say_matched(runner: Runner, weights: Weights, job: Job) -> None:
-    """Count the tensors of the weights file that are in the model as they are in the file; BadInput if one is not."""
+def say_matched(runner: Runner, weights: Weights, job: Job[Any]) -> None:
+    """Check that every tensor of the backbone is in the model, and print how many. Raises BadInput otherwise."""
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     inside, counts = model.state_dict(), {"backbone": 0, "RoI head's layer4": 0}
     for name, tensor in weights.backbone.state_dict().items():
         places = {"backbone": f"backbone.{name}", "RoI head's layer4": f"roi_head.shared_head.{name}"}
         place = next((p for p, key in places.items() if key in inside), None)
         if place is None or not torch.equal(inside[places[place]].cpu(), tensor):
-            raise BadInput(f"{weights.file}: {name} did not reach the detector; is this file a backbone of this depth?")
+            raise BadInput(
+                f"{weights.file}: {name} is not in the detector; does the file hold a backbone of this depth?"
+            )
         counts[place] += 1
     job.progress.say("matched    " + ", ".join(f"{place} {n}" for place, n in counts.items() if n) + " tensors, all")
 
 
 def pictures(runner: Runner, classes: tuple[str, ...]) -> list[tuple[str, Image.Image]]:
-    """Truth and prediction of some validation images."""
+    """Draw truth and prediction of the first validation images."""
     runner.model.eval()
     found = []
     for data in runner.val_dataloader:

@@ -1,4 +1,4 @@
-"""COCO's images with boxes and masks as tensors, and the score of what was found in them."""
+"""COCO's images, boxes and masks as tensors, and the average precision of detections."""
 
 from __future__ import annotations
 
@@ -15,21 +15,29 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from steady_runs import BadInput
+from steady_runs.benchmark.plain import Key
+from steady_runs.keys import generator
 from torch import Tensor
 from torch.utils.data import Dataset
-from steady_runs import BadInput
-from steady_runs.plain import Key, generator
 
 Target = dict[str, Tensor]
 FOUND = {"bbox": "box", "segm": "mask"}
 
 
 class CocoImages(Dataset[tuple[Tensor, Target]]):
-    """(image, target) by key. image: float32 (3, H, W) in [0, 1]. target: boxes (n, 4) x1 y1 x2 y2 in pixels,
-    labels (n) from 1 in the order of the file's categories (0 is the background), masks uint8 (n, H, W), image_id.
+    """COCO images with their objects, indexed by keys.
 
-    Crowds are in no target. With a seed, for training: flipped with probability one half, drawn by seed and place in
-    the stream, and without the images that hold no object, as MMDetection leaves them out."""
+    A sample is (image, target). The image is float32 (3, H, W) in [0, 1]. The target has `boxes` (n, 4) x1 y1 x2 y2 in
+    pixels, `labels` (n,) from 1 in the order of the file's categories (0 is the background), `masks` (n, H, W) uint8
+    and `image_id`. Crowds are left out.
+
+    Args:
+        root: Data folder.
+        split: `train` or `val`.
+        seed: For training: images are flipped with probability 0.5, as a function of seed and position in the stream,
+            and images without objects are left out, as in MMDetection. None for scoring.
+    """
 
     def __init__(self, root: Path, split: str, seed: int | None = None) -> None:
         content = json.loads(annotation_file(root, split).read_text())
@@ -79,13 +87,13 @@ def annotation_file(root: Path, split: str) -> Path:
 
 
 def is_inside(box: Sequence[float], width: int, height: int) -> bool:
-    """Whether a box x y width height has a pixel or more each way, and any of it in the image."""
+    """Whether a box (x, y, width, height) is at least one pixel wide and high and overlaps the image."""
     x, y, w, h = box
     return w >= 1 and h >= 1 and min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
 
 
 def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """uint8 (H, W) of polygons, of run lengths, or of these as COCO packs them into a string."""
+    """Decode a COCO segmentation (polygons, run lengths or compressed run lengths) to a mask (H, W) uint8."""
     if isinstance(segmentation, list):
         segmentation = rle.merge(rle.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
@@ -95,7 +103,7 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def flip(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Left is right. A box's edges are between pixels, so x becomes width - x."""
+    """Mirror image and target horizontally. Box edges lie between pixels, so x becomes width - x."""
     width = image.shape[-1]
     x1, y1, x2, y2 = target["boxes"].unbind(1)
     boxes = torch.stack([width - x2, y1, width - x1, y2], 1)
@@ -103,7 +111,7 @@ def flip(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 
 
 def entries(target: Target, found: Target, categories: Sequence[int]) -> list[dict[str, Any]]:
-    """What was found in one image, as COCO's evaluator reads it; masks are those above one half."""
+    """Detections of one image in COCO's result format. Masks are thresholded at 0.5."""
     boxes = found["boxes"].cpu().clone()
     boxes[:, 2:] -= boxes[:, :2]
     masks = (found["masks"][:, 0] > 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
@@ -122,9 +130,10 @@ def entries(target: Target, found: Target, categories: Sequence[int]) -> list[di
 
 
 def average_precision(root: Path, found: list[dict[str, Any]], folder: Path) -> dict[str, float]:
-    """The six columns in percent, from predictions.bbox.json and predictions.segm.json, which are written to `folder`.
+    """Write predictions.bbox.json and predictions.segm.json into `folder` and return the six columns in percent.
 
-    pycocotools leaves out matches with crowds. Its own prints go to log.txt."""
+    pycocotools ignores detections that match crowds. What it prints goes to log.txt.
+    """
     metrics = {}
     with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
         truth = COCO(str(annotation_file(root, "val")))
@@ -132,7 +141,7 @@ def average_precision(root: Path, found: list[dict[str, Any]], folder: Path) -> 
             path, other = folder / f"predictions.{kind}.json", {"bbox": "segmentation", "segm": "bbox"}[kind]
             path.write_text(json.dumps([{k: v for k, v in one.items() if k != other} for one in found]))
             stats = np.zeros(3)
-            if found:  # an empty list has no format, for pycocotools
+            if found:  # pycocotools cannot load an empty list
                 evaluator = COCOeval(truth, truth.loadRes(str(path)), kind)
                 evaluator.evaluate()
                 evaluator.accumulate()

@@ -1,6 +1,7 @@
-"""COCO with torchvision instead of MMDetection: nothing to compile, and not quite the published protocol.
+"""COCO with torchvision instead of MMDetection. Nothing needs to be compiled.
 
-What differs is in the results under "changes"."""
+The results list under "changes" where it differs from the published protocol.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +14,26 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from sobel_resnet import ResNet, architecture_of, load_backbone
+from steady_runs import BadInput, Interrupted
+from steady_runs.benchmark import Job, Outcome, draw_objects, read_weights, side_by_side
+from steady_runs.benchmark.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 from torch import Tensor, nn
-from steady_runs import BadInput, Interrupted, Job, Outcome, draw_objects, read_weights, side_by_side
-from steady_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
 from detect.coco import title
-from detect.data import SMALL, open_data, shrink
+from detect.data import SMALL, open_data
+from detect.settings import Coco
 from detect.torchvision_data import CocoImages, Target, average_precision, entries
 from detect.torchvision_model import DIFFERENCES, build_detector
 
 BATCH, LR, MOMENTUM, WEIGHT_DECAY = 16, 0.02, 0.9, 1e-4
-WARMUP, WARMUP_START = 1000, 0.001  # iterations; share of the learning rate
-EPOCHS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # and those after which the learning rate falls tenfold
+WARMUP, WARMUP_START = 1000, 0.001  # iterations; first factor on the learning rate
+EPOCHS = {"1x": (12, (8, 11)), "2x": (24, (16, 22))}  # epochs; after which of them the learning rate falls tenfold
 N_PICTURES = 6
 
 
-def run(job: Job) -> Outcome:
+def run(job: Job[Coco]) -> Outcome:
     """Train and score. Raises BadInput, TrainingFailed, Interrupted."""
     options, drawn = job.options, job.options.data == "shapes"
-    if options.command != "coco" or options.model != "fpn":
-        raise BadInput("--engine torchvision has coco with --model fpn only; for others take --engine mmdet")
-    if drawn:
-        shrink(options)
     with machine(job) as device:
         root, classes, lines = main_rank_first(job, lambda: open_data(job))
         weights = read_weights(job, load_backbone, ResNet, architecture_of)
@@ -46,7 +45,7 @@ def run(job: Job) -> Outcome:
             raise BadInput(f"--data {root}: no object in any training image")
         epochs, falls = EPOCHS[options.schedule]
         epoch = -(-len(images) // BATCH)
-        every = epochs * epoch if drawn else epoch  # a score of drawn images takes as long as many epochs of them
+        every = epochs * epoch if drawn else epoch  # scoring drawn images takes as long as many epochs
         plan = make_plan(job, iterations=epochs * epoch, batch=BATCH, lr=LR, every=every)
 
         sizes = {name: SMALL[name] for name in ("channels", "samples", "proposals")} if drawn else {}
@@ -76,7 +75,7 @@ def run(job: Job) -> Outcome:
             untrained=trained.untrained,
             facts={
                 "weights": weights.what,
-                "weights_file": options.weights,
+                "weights_file": weights.source,
                 "data": "; ".join(lines),
                 "engine": "torchvision",
                 "model": "mask_rcnn_fpn_coco",
@@ -88,7 +87,12 @@ def run(job: Job) -> Outcome:
 
 
 def learning_rate(plan: Plan, falls: Sequence[int]) -> Callable[[int], float]:
-    """Steps from 0 -> rate: up from a thousandth, then a tenth after each of `falls`, in the protocol's iterations."""
+    """Learning rate of each step: linear warm-up from a thousandth, then a tenth after each of `falls`.
+
+    Args:
+        plan: The run's figures.
+        falls: Iterations of the protocol, which are scaled to those of the run.
+    """
     warmup = min(WARMUP, max(1, plan.iterations // 10))
     falls = [max(1, round(fall * plan.share)) for fall in falls]
 
@@ -100,7 +104,7 @@ def learning_rate(plan: Plan, falls: Sequence[int]) -> Callable[[int], float]:
 
 
 def loss_of(model: nn.Module, batch: list[tuple[Tensor, Target]]) -> Tensor:
-    """Classes and boxes of RPN and RoI head, and masks, with weight 1 each."""
+    """Sum of the losses of RPN, box head and mask head, each with weight 1."""
     device = next(model.parameters()).device
     images = [image.to(device, non_blocking=True) for image, _ in batch]
     targets = [{name: t.to(device, non_blocking=True) for name, t in target.items()} for _, target in batch]
@@ -108,8 +112,8 @@ def loss_of(model: nn.Module, batch: list[tuple[Tensor, Target]]) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def score(model: nn.Module, held_out: CocoImages, job: Job, root: Path) -> Metrics:
-    """AP of boxes and masks on rank 0, of what all ranks found; {} on others."""
+def score(model: nn.Module, held_out: CocoImages, job: Job[Coco], root: Path) -> Metrics:
+    """Average precision of boxes and masks, over the detections of all ranks; {} on ranks other than 0."""
     part = Part(len(held_out), job)
     device, categories = next(model.parameters()).device, list(held_out.labels)
     found: list[dict[str, Any]] = []
@@ -126,7 +130,7 @@ def score(model: nn.Module, held_out: CocoImages, job: Job, root: Path) -> Metri
 
 
 def pictures(model: nn.Module, held_out: CocoImages, classes: Sequence[str]) -> list[tuple[str, Image.Image]]:
-    """Truth and prediction of some validation images."""
+    """Draw truth and prediction of the first validation images."""
     model.eval()
     device, made = next(model.parameters()).device, []
     for index in range(min(N_PICTURES, len(held_out))):

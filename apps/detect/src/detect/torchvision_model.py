@@ -1,4 +1,4 @@
-"""Mask R-CNN on a feature pyramid, of torchvision's parts, in the sizes of the published protocol."""
+"""Mask R-CNN with a feature pyramid, from torchvision's parts, with the sizes of the published protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
-SHORT_SIDES = tuple(range(640, 801, 32))  # in training one of them an image, in scoring the last
+SHORT_SIDES = tuple(range(640, 801, 32))  # training draws one per image; scoring uses the last
 LONG_SIDE = 1333
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEVELS = ["0", "1", "2", "3"]
@@ -28,7 +28,10 @@ DIFFERENCES = (
 
 
 class Pyramid(nn.Module):
-    """Images -> maps "0" to "3" at the backbone's strides, and "pool" at twice the last, all of `out_channels`."""
+    """Feature pyramid of a backbone.
+
+    Maps "0" to "3" have the backbone's strides, "pool" has twice the last one; all have `out_channels` channels.
+    """
 
     def __init__(self, backbone: ResNet, out_channels: int) -> None:
         super().__init__()
@@ -53,13 +56,20 @@ def build_detector(
     samples: int = 512,
     proposals: int = 1000,
 ) -> MaskRCNN:
-    """Nothing is frozen, and batch norms are plain ones.
+    """Build the detector. Nothing is frozen; batch norms are not synchronised yet.
 
-    n_classes: without the background. seed: of all new layers. scale: of image sizes. channels: of pyramid and heads.
-    samples: regions an image that the RoI head is trained on, a quarter of them objects. proposals: from the RPN."""
+    Args:
+        backbone: The backbone to fine-tune.
+        n_classes: Number of classes without the background.
+        seed: Seed of all new layers.
+        scale: Factor on image sizes.
+        channels: Channels of pyramid and heads.
+        samples: Regions per image that the RoI head is trained on; a quarter of them are objects.
+        proposals: Proposals per image that the RPN keeps.
+    """
     norm, n_outputs = nn.BatchNorm2d, n_classes + 1
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # torchvision's layers take no generator
+        torch.manual_seed(seed)  # torchvision's layers draw from the global generator
         pyramid = Pyramid(backbone, channels)
         model = MaskRCNN(
             pyramid,
@@ -67,7 +77,7 @@ def build_detector(
             max_size=round(LONG_SIDE * scale),
             image_mean=MEAN,
             image_std=STD,
-            size_divisible=pyramid.strides[-1],  # or the anchors' strides, taken from rounded map sizes, would be wrong
+            size_divisible=pyramid.strides[-1],  # else torchvision derives wrong anchor strides from map sizes
             rpn_anchor_generator=AnchorGenerator(
                 tuple((8 * stride,) for stride in pyramid.strides), ((0.5, 1.0, 2.0),) * len(pyramid.strides)
             ),
@@ -84,16 +94,16 @@ def build_detector(
             mask_head=MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=norm),
             mask_predictor=MaskRCNNPredictor(channels, channels, n_outputs),
         )
-    # an object that no proposal covers by half goes to the best of them
+    # as in MMDetection, an object without a proposal of IoU 0.5 is assigned to its best proposal
     model.roi_heads.proposal_matcher.allow_low_quality_matches = True
     return model
 
 
 def _pool(pyramid: Pyramid, size: int) -> MultiScaleRoIAlign:
-    """A region of 56 pixels belongs to stride 4, by any strides (Lin et al. 2017, arXiv:1612.03144, eq. 1)."""
+    """RoIAlign that pools regions of 56 pixels at stride 4, for any strides (FPN, arXiv:1612.03144, eq. 1)."""
     pool = MultiScaleRoIAlign(LEVELS, size, sampling_ratio=0)
     strides = pyramid.strides[: len(LEVELS)]
-    # torchvision would take them from the sizes of the first images without their padding: wrong for small ones
+    # torchvision would derive the scales from the unpadded sizes of the first images, which is wrong for small images
     pool.scales = [1 / stride for stride in strides]
     first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
     pool.map_levels = LevelMapper(first, last, canonical_scale=224, canonical_level=4)

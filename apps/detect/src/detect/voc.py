@@ -1,4 +1,4 @@
-"""VOCdevkit: what must be there, and what is."""
+"""The folder of VOC07+12: its check and its class names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GET = (
 
 
 def devkit(data: Path) -> Path:
-    """The folder that holds VOC2007 and VOC2012: `data` itself or its VOCdevkit."""
+    """Return the folder of VOC2007 and VOC2012: `data` or its VOCdevkit. Raise BadInput if a list is missing."""
     root = data / "VOCdevkit" if (data / "VOCdevkit").is_dir() else data
     for year, name in LISTS:
         path = root / year / "ImageSets" / "Main" / f"{name}.txt"
@@ -29,7 +29,7 @@ def devkit(data: Path) -> Path:
 
 
 def check(data: Path) -> list[str]:
-    """Lines that say what is there. BadInput names the first listed image or annotation that is not."""
+    """Return lines that describe the folder. Raise BadInput for the first missing image or annotation."""
     root, lines, classes = devkit(data), [], class_names(data)
     for year, name in LISTS:
         objects: Counter[str] = Counter()
@@ -41,7 +41,7 @@ def check(data: Path) -> list[str]:
                 )
             objects.update(_objects(root / year / "Annotations" / f"{i}.xml"))
         if unknown := sorted(objects.keys() - set(classes)):
-            raise BadInput(f"{year} {name}: objects of class {unknown[0]!r}, which is none of {', '.join(classes)}")
+            raise BadInput(f"{year} {name}: objects of class {unknown[0]!r}; known are {', '.join(classes)}")
         lines.append(f"{year} {name}: {len(ids):,} images, {objects.total():,} objects of {len(objects)} classes")
         if missing := [c for c in classes if c not in objects]:
             lines.append(f"  no object of: {', '.join(missing)}")
@@ -49,7 +49,7 @@ def check(data: Path) -> list[str]:
 
 
 def class_names(data: Path) -> tuple[str, ...]:
-    """VOC's twenty, or, where a devkit holds none of these, the classes named by its lists in ImageSets/Main."""
+    """VOC's twenty classes; the classes of the lists in ImageSets/Main if none of the twenty is among them."""
     lists = devkit(data) / "VOC2007" / "ImageSets" / "Main"
     named = sorted(p.name.removesuffix("_trainval.txt") for p in lists.glob("*_trainval.txt"))
     return tuple(named) if named and not set(named) & set(CLASSES) else CLASSES

@@ -1,4 +1,4 @@
-"""Cityscapes: what must be there, and what is."""
+"""The folder of Cityscapes: its check and its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GET = "get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from citysca
 
 
 def pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
-    """Images and masks of a split, by name. BadInput names the first image without a mask."""
+    """Return (image, mask) files of a split, sorted by name. Raise BadInput for the first image without a mask."""
     images = sorted((data / "leftImg8bit" / split).glob(f"*/*{IMAGE}"))
     if not images:
         raise BadInput(f"--data {data}: no leftImg8bit/{split}/<city>/*{IMAGE}; {GET}")
@@ -32,7 +32,7 @@ def pairs(data: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def check(data: Path) -> list[str]:
-    """Lines that say what is there."""
+    """Return lines that describe the folder."""
     lines = []
     for split in ("train", "val"):
         found = pairs(data, split)

@@ -1,30 +1,37 @@
-"""Command line: one command a benchmark, `doctor` for the machine."""
+"""Command line: one command for each benchmark, `doctor` for the machine."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from typing import Any
 
-import steady_runs
-from steady_runs import App, BadInput, Job, Outcome, Protocol, gpu, mmcv_operators, python, version
+from steady_runs import BadInput
+from steady_runs.benchmark import App, Check, Job, Outcome, Protocol, gpu, mmcv_operators, python, run_app, version
 
 from segment import cityscapes, voc
+from segment.data import shrink
+from segment.settings import Cityscapes, Voc
 
-EXAMPLES = """\
+EXAMPLES = """
 examples:
-  uv run --group transfer apps/segment voc                            the newest run's backbone on drawn images
+  # the newest run's backbone on drawn images
+  uv run --group transfer apps/segment voc
+  # VOC12aug with the backbone of one run
   uv run --group transfer apps/segment voc --data VOCdevkit --weights runs/swav-1 --gpus 4
   uv run --group transfer apps/segment cityscapes --data cityscapes --weights swav_800ep_pretrain.pth.tar
-  uv run --group transfer apps/segment cityscapes --data cityscapes --check-data
-  uv run apps/segment voc --engine torchvision                        without MMSegmentation; not the published protocol
+  # only check the data folder
+  uv run apps/segment cityscapes --data cityscapes --check-data
+  # without MMSegmentation; differs from the published protocol
+  uv run apps/segment voc --engine torchvision
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return steady_runs.main(APP, argv)
+    """Run the command that `argv` (`sys.argv` if None) names; return the exit code."""
+    return run_app(APP, argv)
 
 
-def _run(job: Job) -> Outcome:
+def _run(job: Job[Any]) -> Outcome:
     if job.options.engine == "torchvision":
         from segment.torchvision_engine import run
     else:
@@ -40,14 +47,7 @@ def _run(job: Job) -> Outcome:
     return run(job)
 
 
-def _options(sub: argparse.ArgumentParser, protocol: str) -> None:
-    own = sub.add_argument_group(protocol)
-    own.add_argument(
-        "--engine", choices=("mmseg", "torchvision"), default="mmseg", help="mmseg, or torchvision's FCN heads"
-    )
-
-
-def _doctor() -> list[steady_runs.Check]:
+def _doctor() -> list[Check]:
     def mmseg() -> str:
         import mmseg
 
@@ -71,9 +71,8 @@ APP = App(
     description="Semantic segmentation with a backbone of yours. Figures are in percent.",
     examples=EXAMPLES,
     protocols=(
-        Protocol("voc", voc.TITLE, ("mIoU",), voc.check, _run),
-        Protocol("cityscapes", cityscapes.TITLE, ("mIoU",), cityscapes.check, _run),
+        Protocol("voc", voc.TITLE, ("mIoU",), Voc, voc.check, _run, shrink),
+        Protocol("cityscapes", cityscapes.TITLE, ("mIoU",), Cityscapes, cityscapes.check, _run, shrink),
     ),
     doctor=_doctor,
-    options=_options,
 )

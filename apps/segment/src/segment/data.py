@@ -1,39 +1,46 @@
-"""The images of a run: a folder that was checked, or drawn ones."""
+"""The data of a run: the user's folder, or drawn images."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from indexed_images import SHAPES_CLASS_NAMES, export_shapes
-from steady_runs import Job
+from steady_runs.benchmark import BenchmarkSettings, Job
 
 from segment import cityscapes, voc
 
-# what 2 CPU cores manage in minutes, on drawn images
+S = TypeVar("S", bound=BenchmarkSettings)
+
+# Sizes for drawn images, with which a run takes minutes on two CPU cores
 SMALL: dict[str, Any] = {"iterations": 1000, "scale": {"voc": 0.125, "cityscapes": 0.0625}}
 DRAWN = {"n_train": 600, "n_val": 60, "size": 64}
 
 
-def shrink(options: argparse.Namespace) -> None:
-    """For drawn images, the small size of what the user left open."""
-    options.iterations = options.iterations or SMALL["iterations"]
-    options.scale = options.scale or SMALL["scale"][options.command]
+def shrink(options: S) -> S:
+    """Return the settings with small values for what the user left open."""
+    iterations = options.iterations or SMALL["iterations"]
+    scale = options.scale or SMALL["scale"][options.command]
+    return options.model_copy(update={"iterations": iterations, "scale": scale})
 
 
-def open_data(job: Job) -> tuple[Path, tuple[str, ...], list[str]]:
-    """(root, class names, lines that say what is there) of --data; drawn images are kept under runs/drawn."""
+def open_data(job: Job[Any]) -> tuple[Path, tuple[str, ...], list[str]]:
+    """Check the data folder. Drawn images are made first, under runs/drawn, if they are not there.
+
+    Returns:
+        (root folder, class names, lines that describe the data; these only on rank 0).
+    """
     protocol = job.options.command
     data, layout = Path(job.options.data), {"voc": voc, "cityscapes": cityscapes}[protocol]
     classes = layout.CLASSES
     if job.options.data == "shapes":
+        from indexed_images import SHAPES_CLASS_NAMES, export_shapes  # here, as it imports torch
+
         data = Path("runs") / "drawn" / "-".join([protocol, *map(str, DRAWN.values())])
         if not data.exists() and job.rank == 0:
             job.progress.say("drawing images, once ...")
             export_shapes(data, protocol, **DRAWN)
-        while not data.exists():  # the first rank draws; the folder comes into being whole
+        while not data.exists():  # rank 0 draws them; the finished folder is renamed to this name
             time.sleep(0.1)
         classes = ("background", *SHAPES_CLASS_NAMES)
     lines = layout.check(data) if job.rank == 0 else []

@@ -1,4 +1,7 @@
-"""What our MMSegmentation configs name. A config imports this file by `custom_imports`."""
+"""Registers our backbones, a transform and a metric with MMSegmentation.
+
+The configs import this module through `custom_imports`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,19 @@ from steady_runs import BadInput
 
 @MODELS.register_module()
 class SobelResNet(FeatureMaps):
-    """FeatureMaps of sobel-resnet from an architecture. weights: a file of any dialect, read by `init_weights`."""
+    """Feature maps of a backbone.
+
+    Args:
+        arch: `resnet18` ... `resnet101`; see `sobel_resnet.ResNet` for this and the other parts of the architecture.
+        sobel: Whether a Sobel filter comes first.
+        stem: `imagenet` or `cifar`.
+        width: Factor on the number of channels.
+        in_channels: Channels of the images.
+        maps: Stages whose maps are returned.
+        output_stride: Largest stride; later stages are dilated instead.
+        seed: Seed of the random weights.
+        weights: Backbone file that `init_weights` reads.
+    """
 
     def __init__(
         self,
@@ -40,7 +55,7 @@ class SobelResNet(FeatureMaps):
 
 @TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):
-    """Stop at a mask with an id that is neither a class nor 255, instead of failing inside the loss."""
+    """Transform that raises BadInput for a mask with an unknown id; the loss would fail with an unclear message."""
 
     def __init__(self, n_classes: int) -> None:
         self.n_classes = n_classes
@@ -51,6 +66,7 @@ class CheckLabels(BaseTransform):
 
 
 def check_ids(labels: np.ndarray, n_classes: int, path: object) -> None:
+    """Raise BadInput if a mask has an id that is neither a class nor 255."""
     unknown = labels[(labels >= n_classes) & (labels != 255)]
     if len(unknown):
         raise BadInput(
@@ -60,7 +76,7 @@ def check_ids(labels: np.ndarray, n_classes: int, path: object) -> None:
 
 @METRICS.register_module()
 class ClassIoU(IoUMetric):
-    """mIoU, with the IoU of each class beside it."""
+    """IoUMetric that also returns the IoU of each class."""
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
         intersect, union = (sum(part).double() for part in list(zip(*results, strict=True))[:2])

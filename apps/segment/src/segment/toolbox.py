@@ -1,4 +1,4 @@
-"""The protocols with MMSegmentation: a config of ours, fitted to backbone, data and options, then trained."""
+"""The benchmarks with MMSegmentation: adapts a config to the backbone, the data and the options, then trains it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 from PIL import Image
 from sobel_resnet import FeatureMaps, ResNet, architecture_of, load_backbone
-from steady_runs import BadInput, Job, Outcome, Weights, draw_map, read_weights, side_by_side
-from steady_runs.mmengine import Schedule, apply_options, run_mmengine
+from steady_runs import BadInput
+from steady_runs.benchmark import Job, Outcome, Weights, draw_map, read_weights, side_by_side
+from steady_runs.benchmark.mmengine import Schedule, apply_options, run_mmengine
 
 from segment import voc
 from segment.cityscapes import IMAGE, MASK
-from segment.data import open_data, shrink
+from segment.data import open_data
+from segment.settings import SegmentSettings
 
-# "mmseg::" in a config names a distribution that the maintained line renamed; the module can be found
+# MMEngine looks up "mmseg::" in a config under the name of the original distribution; the maintained one is called
+# onedl-mmsegmentation, so look up the module instead
 mmengine.config.utils.MODULE2PACKAGE["mmseg"] = "mmseg"
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -32,11 +35,9 @@ SCHEDULE = {
 N_PICTURES = 6
 
 
-def run(job: Job) -> Outcome:
+def run(job: Job[SegmentSettings]) -> Outcome:
     """Train and score. Raises BadInput, TrainingFailed, Interrupted."""
     options, drawn = job.options, job.options.data == "shapes"
-    if drawn:
-        shrink(options)
     root, classes, lines = open_data(job)
     weights = read_weights(job, load_backbone, ResNet, architecture_of)
     job.progress.say(f"weights    {weights.what}\n           {weights.file or 'no file'}")
@@ -57,7 +58,7 @@ def run(job: Job) -> Outcome:
         untrained=None if trained.untrained is None else {"mIoU": trained.untrained["mIoU"]},
         facts={
             "weights": weights.what,
-            "weights_file": options.weights,
+            "weights_file": weights.source,
             "data": "; ".join(lines),
             "engine": "mmseg",
             "model": CONFIG[options.command].removesuffix(".py"),
@@ -70,22 +71,23 @@ def run(job: Job) -> Outcome:
 
 
 def fit_backbone(config: Config, weights: Weights, seed: int) -> None:
-    """Put the architecture of `weights` into the model, with all channels that follow from it."""
+    """Set the backbone's architecture in the config, with the channels of the heads."""
     model, network = config.model, weights.backbone
     maps = FeatureMaps(network, model.backbone.maps, model.backbone.output_stride)
     model.backbone.update(architecture_of(network) | {"seed": seed, "weights": weights.file})
-    # a quarter of what comes in, as for ResNet-50: 512 of 2048 and 256 of 1024
+    # heads have a quarter of their input's channels, as published for ResNet-50: 512 of 2048 and 256 of 1024
     model.auxiliary_head.update(in_channels=maps.channels[0], channels=maps.channels[0] // 4)
     model.decode_head.update(in_channels=maps.channels[1], channels=maps.channels[1] // 4)
 
 
 def fit_data(config: Config, root: Path, classes: tuple[str, ...], *, drawn: bool) -> None:
+    """Set the data folder and the classes in the config, and add the check of label ids."""
     train, val = config.train_dataloader.dataset, config.val_dataloader.dataset
     for dataset in [*train.get("datasets", [train]), val]:
         dataset.data_root = str(root)
         load = next(i for i, step in enumerate(dataset.pipeline) if step.type == "LoadAnnotations")
         dataset.pipeline.insert(load + 1, ConfigDict(type="CheckLabels", n_classes=len(classes)))
-        if drawn:  # classes of its own
+        if drawn:  # drawn images have classes of their own
             suffixes = (".jpg", ".png") if "ann_file" in dataset else (IMAGE, MASK)
             palette = [[17 * k % 256, 71 * k % 256, 131 * k % 256] for k in range(len(classes))]
             dataset.update(
@@ -98,15 +100,18 @@ def fit_data(config: Config, root: Path, classes: tuple[str, ...], *, drawn: boo
         head.num_classes = len(classes)
 
 
-def fit_lists(config: Config, job: Job, root: Path) -> None:
-    """SBD's list comes in two forms; the run's folder keeps the one that the toolbox reads."""
+def fit_lists(config: Config, job: Job[SegmentSettings], root: Path) -> None:
+    """Write the list of SBD's images into the run folder in the form that MMSegmentation reads."""
     path = job.folder.path / "aug.txt"
     path.write_text("".join(f"{i}\n" for i in voc.splits(root)["aug"][0]))
     config.train_dataloader.dataset.datasets[1].ann_file = str(path.resolve())
 
 
 def scale_images(config: Config, scale: float) -> list[str]:
-    """Multiply image sizes by `scale`; crops stay a multiple of the output stride, plus one where corners align."""
+    """Multiply all image sizes by `scale`; return the changes to the protocol.
+
+    Crops stay a multiple of the output stride of 8, or one more where corners are aligned.
+    """
     if scale == 1:
         return []
     corner = config.size[0] % 8
@@ -132,21 +137,24 @@ def scale_images(config: Config, scale: float) -> list[str]:
 
 
 def to_columns(metrics: dict[str, Any]) -> dict[str, float]:
+    """Select mIoU, pixel accuracy and the IoU of each class."""
     return {name: float(value) for name, value in metrics.items() if name in ("mIoU", "aAcc") or name.startswith("IoU")}
 
 
-def say_matched(runner: Runner, weights: Weights, job: Job) -> None:
-    """Count the tensors of the weights file that are in the model as they are in the file; BadInput if one is not."""
+def say_matched(runner: Runner, weights: Weights, job: Job[Any]) -> None:
+    """Check that every tensor of the backbone is in the model, and print how many. Raises BadInput otherwise."""
     inside = (runner.model.module if hasattr(runner.model, "module") else runner.model).state_dict()
     wanted = weights.backbone.state_dict()
     for name, tensor in wanted.items():
         if not torch.equal(inside.get(f"backbone.{name}", tensor.new_zeros(0)).cpu(), tensor):
-            raise BadInput(f"{weights.file}: {name} did not reach the network; is this file a backbone of this depth?")
+            raise BadInput(
+                f"{weights.file}: {name} is not in the network; does the file hold a backbone of this depth?"
+            )
     job.progress.say(f"matched    {len(wanted)} tensors, all")
 
 
 def pictures(runner: Runner, classes: tuple[str, ...]) -> list[tuple[str, Image.Image]]:
-    """Truth and prediction of some validation images."""
+    """Draw truth and prediction of the first validation images."""
     runner.model.eval()
     found = []
     for data in runner.val_dataloader:

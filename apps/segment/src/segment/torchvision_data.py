@@ -1,4 +1,4 @@
-"""Images with maps of classes: read, and changed at random as the published protocol says."""
+"""Images with class maps, and the random augmentation of the published protocol."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from steady_runs import BadInput
+from steady_runs.benchmark.plain import Key
+from steady_runs.keys import generator
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
-from steady_runs import BadInput
-from steady_runs.plain import Key, generator
 
 IGNORE = 255
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,8 +25,15 @@ MOST_OF_ONE_CLASS, REDRAWS = 0.75, 10
 
 @dataclass(frozen=True)
 class Sizes:
-    """In pixels. long, short: an image is enlarged as far as its sides stay within these; crop: of a training image;
-    window, apart: of scoring, and from one window to the next; None for whole images."""
+    """Image sizes in pixels.
+
+    Attributes:
+        long: Limit of the longer side; images are resized to the largest size within both limits.
+        short: Limit of the shorter side.
+        crop: Side of a training crop.
+        window: Side of the sliding window in scoring; None scores whole images.
+        apart: Distance between windows.
+    """
 
     long: int
     short: int
@@ -35,10 +43,17 @@ class Sizes:
 
 
 class Maps(Dataset[tuple[Tensor, Tensor]]):
-    """(image, labels) by key. image: float32 (3, h, w), normalised; labels: int64 (h, w), 255 where none counts.
+    """Images with class maps, indexed by keys.
 
-    With a seed, a random square crop, drawn by seed and place in the stream. Without, the image in its scoring size and
-    the labels in their own size."""
+    A sample is (image, labels): float32 (3, h, w), normalised, and int64 (h, w), 255 where pixels are ignored.
+
+    Args:
+        files: (image, mask) files.
+        n_classes: Number of classes.
+        sizes: Image sizes.
+        seed: For training: random square crops, as a function of seed and position in the stream. None for scoring: the
+            image is resized, the labels keep their size.
+    """
 
     def __init__(self, files: Sequence[tuple[Path, Path]], n_classes: int, sizes: Sizes, seed: int | None = None):
         self.files, self.n_classes, self.sizes, self.seed = files, n_classes, sizes, seed
@@ -65,7 +80,11 @@ class Maps(Dataset[tuple[Tensor, Tensor]]):
         return fit(image.shape[-2:], self.sizes.long, self.sizes.short)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """(float32 (3, H, W) in [0, 1], uint8 (H, W)). BadInput names a file that is broken or holds another id."""
+        """Read an image, float32 (3, H, W) in [0, 1], and its mask, uint8 (H, W).
+
+        Raises:
+            BadInput: If a file cannot be read, or the mask has an id that is neither a class nor 255.
+        """
         path, mask = self.files[index]
         try:
             pixels = np.array(Image.open(path).convert("RGB"))
@@ -85,7 +104,7 @@ class Maps(Dataset[tuple[Tensor, Tensor]]):
 
 
 def fit(size: Sequence[int], long: int, short: int) -> tuple[int, int]:
-    """(height, width), as large as the two limits allow, in the shape of `size`."""
+    """Return the largest (height, width) within the two limits that keeps the aspect ratio of `size`."""
     factor = min(long / max(size), short / min(size))
     return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
 
@@ -107,7 +126,10 @@ def uniform(low: float, high: float, g: torch.Generator) -> float:
 
 
 def random_crop(image: Tensor, labels: Tensor, side: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A square, or what there is of it. Drawn again, ten times at most, while one class has three quarters of it."""
+    """Crop a random square, clipped to the image.
+
+    It is drawn again, up to ten times, while one class covers three quarters of its labelled pixels or more.
+    """
     height, width = labels.shape
     for _ in range(1 + REDRAWS):
         top, left = (int(torch.randint(max(0, n - side) + 1, (), generator=g)) for n in (height, width))
@@ -119,8 +141,10 @@ def random_crop(image: Tensor, labels: Tensor, side: int, g: torch.Generator) ->
 
 
 def photometric_distortion(image: Tensor, g: torch.Generator) -> Tensor:
-    """(3, H, W) in [0, 1] -> the same: brightness, contrast, saturation and hue, each with probability one half (Liu et
-    al. 2016, arXiv:1512.02325). Contrast comes second or last, and multiplies, as in MMSegmentation."""
+    """Change brightness, contrast, saturation and hue, each with probability 0.5 (Liu et al. 2016, arXiv:1512.02325).
+
+    Contrast is a factor and comes second or last, as in MMSegmentation. The image is (3, H, W) in [0, 1], and stays so.
+    """
 
     def chosen() -> bool:
         return bool(torch.rand((), generator=g) < 0.5)
@@ -136,12 +160,12 @@ def photometric_distortion(image: Tensor, g: torch.Generator) -> Tensor:
     if chosen():
         image = saturate(image, uniform(0.5, 1.5, g))
     if chosen():
-        image = tv.adjust_hue(image, uniform(-18, 18, g) / 180)  # 180 is a full turn, in OpenCV's hue
+        image = tv.adjust_hue(image, uniform(-18, 18, g) / 180)  # OpenCV's hue has 180 units per turn
     return contrast(image) if contrast_last else image
 
 
 def saturate(image: Tensor, factor: float) -> Tensor:
-    """HSV's saturation times `factor`, at most 1; hue and value stay."""
+    """Multiply the saturation of HSV by `factor`, to at most 1. Hue and value stay the same."""
     value, least = image.amax(0), image.amin(0)
-    most = value / (value - least).clamp(min=1e-6)  # the factor that takes the smallest channel to 0
+    most = value / (value - least).clamp(min=1e-6)  # factor at which the smallest channel becomes 0
     return (value - (value - image) * most.clamp(max=factor)).clamp(min=0)

@@ -1,4 +1,7 @@
-"""The protocols with plain torch instead of MMSegmentation: nothing to compile. What differs is said in the results."""
+"""The benchmarks with plain torch instead of MMSegmentation. Nothing needs to be compiled.
+
+The results list under "changes" where it differs from the published protocol.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from sobel_resnet import ResNet, architecture_of, load_backbone
+from steady_runs import BadInput, Interrupted
+from steady_runs.benchmark import Job, Outcome, draw_map, read_weights, side_by_side
+from steady_runs.benchmark.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 from torch import Tensor, nn
-from steady_runs import BadInput, Interrupted, Job, Outcome, draw_map, read_weights, side_by_side
-from steady_runs.plain import Metrics, Part, Plan, batches, machine, main_rank_first, make_plan, train
 
 from segment import cityscapes, voc
-from segment.data import open_data, shrink
+from segment.data import open_data
+from segment.settings import SegmentSettings
 from segment.torchvision_data import IGNORE, Maps, Sizes
 from segment.torchvision_model import FCN, fcn_loss, predict
 
@@ -24,6 +29,16 @@ LR, LEAST_LR, POWER, MOMENTUM, WEIGHT_DECAY = 0.01, 1e-4, 0.9, 0.9, 5e-4
 
 @dataclass(frozen=True)
 class Published:
+    """The published figures of a protocol.
+
+    Attributes:
+        iterations: Of training.
+        batch: Images per iteration.
+        every: Iterations between scores.
+        sizes: Image sizes.
+        align_corners: How logits are resized.
+    """
+
     iterations: int
     batch: int
     every: int
@@ -43,11 +58,9 @@ IOU = "IoU of "
 N_PICTURES = 6
 
 
-def run(job: Job) -> Outcome:
+def run(job: Job[SegmentSettings]) -> Outcome:
     """Train and score. Raises BadInput, TrainingFailed, Interrupted."""
-    options, drawn = job.options, job.options.data == "shapes"
-    if drawn:
-        shrink(options)
+    options = job.options
     published, scale = PUBLISHED[options.command], options.scale or 1.0
     with machine(job) as device:
         root, classes, lines = main_rank_first(job, lambda: open_data(job))
@@ -93,7 +106,7 @@ def run(job: Job) -> Outcome:
             untrained=None if trained.untrained is None else {"mIoU": trained.untrained["mIoU"]},
             facts={
                 "weights": weights.what,
-                "weights_file": options.weights,
+                "weights_file": weights.source,
                 "data": "; ".join(lines),
                 "engine": "torchvision",
                 "model": f"fcn_d8_{sizes.crop}x{sizes.crop}_{options.command}",
@@ -107,7 +120,7 @@ def run(job: Job) -> Outcome:
 
 
 def files(root: Path, protocol: str, split: str) -> list[tuple[Path, Path]]:
-    """Images and masks; for VOC, those that SBD adds are training images too."""
+    """Return (image, mask) files of a split. VOC's training images include those that SBD adds."""
     if protocol == "cityscapes":
         return cityscapes.pairs(root, split)
     lists = voc.splits(root)
@@ -119,7 +132,7 @@ def files(root: Path, protocol: str, split: str) -> list[tuple[Path, Path]]:
 
 
 def scale_sizes(sizes: Sizes, scale: float) -> Sizes:
-    """All sizes times `scale`; a crop stays a multiple of the output stride, plus one where corners are aligned."""
+    """Multiply all sizes by `scale`. Crops stay a multiple of the output stride, or one more with aligned corners."""
     if scale == 1:
         return sizes
     crop = max(8, 8 * round(sizes.crop // 8 * scale)) + sizes.crop % 8
@@ -130,7 +143,7 @@ def scale_sizes(sizes: Sizes, scale: float) -> Sizes:
 
 
 def learning_rate(plan: Plan) -> Callable[[int], float]:
-    """Steps from 0 -> rate: falls as a power of what is left, to 1e-4."""
+    """Learning rate of each step: polynomial decay to 1e-4."""
 
     def at(step: int) -> float:
         rate: float = (plan.lr - LEAST_LR) * (1 - step / plan.iterations) ** POWER + LEAST_LR
@@ -139,8 +152,8 @@ def learning_rate(plan: Plan) -> Callable[[int], float]:
     return at
 
 
-def score(model: nn.Module, held_out: Maps, classes: Sequence[str], job: Job) -> Metrics:
-    """mIoU, pixel accuracy (aAcc) and IoU of each class, over the pixels of all images of all ranks."""
+def score(model: nn.Module, held_out: Maps, classes: Sequence[str], job: Job[SegmentSettings]) -> Metrics:
+    """mIoU, pixel accuracy (aAcc) and IoU of each class in percent, over all pixels of all ranks."""
     assert isinstance(model, FCN)
     part, device = Part(len(held_out), job), next(model.parameters()).device
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64, device=device)
@@ -156,13 +169,13 @@ def score(model: nn.Module, held_out: Maps, classes: Sequence[str], job: Job) ->
 
 
 def count(predicted: Tensor, labels: Tensor, n: int) -> Tensor:
-    """(n, n) int64: pixels of class i (rows) that were given class j; ignored ones are left out."""
+    """Confusion matrix (n, n) int64: rows are true classes, columns are predicted ones. Ignored pixels are left out."""
     counted = labels != IGNORE
     return torch.bincount(labels[counted] * n + predicted[counted], minlength=n * n).reshape(n, n)
 
 
 def figures(confusion: Tensor, classes: Sequence[str]) -> Metrics:
-    """In percent. A class that is neither in truth nor in prediction has no IoU and does not count into the mean."""
+    """Metrics in percent. A class that occurs in neither truth nor prediction is left out of the mean."""
     hits = confusion.diagonal().double()
     union = confusion.sum(0) + confusion.sum(1) - hits
     found = {f"{IOU}{name}": float(100 * h / u) for name, h, u in zip(classes, hits, union, strict=True) if u}
@@ -171,7 +184,7 @@ def figures(confusion: Tensor, classes: Sequence[str]) -> Metrics:
 
 
 def pictures(model: nn.Module, held_out: Maps, classes: Sequence[str]) -> list[tuple[str, Image.Image]]:
-    """Truth and prediction of some validation images."""
+    """Draw truth and prediction of the first validation images."""
     assert isinstance(model, FCN)
     model.eval()
     device, made = next(model.parameters()).device, []

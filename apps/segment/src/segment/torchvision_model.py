@@ -1,4 +1,4 @@
-"""A fully convolutional network (Long et al. 2015, arXiv:1411.4038) with the published heads, and its use on images."""
+"""A fully convolutional network (Long et al. 2015, arXiv:1411.4038) with the published heads; loss and prediction."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ AUXILIARY_WEIGHT = 0.4
 
 
 class FCN(nn.Module):
-    """Images (B, 3, H, W) -> logits (B, n_classes, h, w) of feature5; in training, those of feature4 beside them.
+    """FCN on a backbone with output stride 8.
 
-    h, w: H and W by the output stride of 8. align_corners: of resized logits. seed: of the heads."""
+    Images (B, 3, H, W) give logits (B, n_classes, H / 8, W / 8). In training mode the result is a pair: logits of the
+    decode head on feature5, and of the auxiliary head on feature4.
+
+    Args:
+        backbone: The backbone to fine-tune.
+        n_classes: Number of classes.
+        align_corners: How logits are resized.
+        seed: Seed of the heads.
+    """
 
     def __init__(self, backbone: ResNet, n_classes: int, *, align_corners: bool, seed: int) -> None:
         super().__init__()
         self.align_corners = align_corners
         self.backbone = FeatureMaps(backbone, ("feature4", "feature5"), output_stride=8)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # torch's layers take no generator
+            torch.manual_seed(seed)  # torch's layers draw from the global generator
             self.auxiliary = Head(self.backbone.channels[0], n_classes, n_convs=1, concat=False)
             self.decode = Head(self.backbone.channels[1], n_classes, n_convs=2, concat=True)
 
@@ -37,8 +45,11 @@ class FCN(nn.Module):
 
 
 class Head(nn.Module):
-    """(B, n_in, h, w) -> (B, n_classes, h, w): 3x3 convolutions to a quarter of the channels, if `concat` one more on
-    input and result together, a dropout of whole channels, a 1x1 convolution."""
+    """Segmentation head: (B, n_in, h, w) -> (B, n_classes, h, w).
+
+    3x3 convolutions to a quarter of the channels, then with `concat` one more on input and result together, then
+    dropout of whole channels and a 1x1 convolution.
+    """
 
     def __init__(self, n_in: int, n_classes: int, *, n_convs: int, concat: bool) -> None:
         super().__init__()
@@ -59,15 +70,17 @@ class Head(nn.Module):
 
 
 def conv_norm(n_in: int, n_out: int) -> nn.Sequential:
+    """3x3 convolution, batch norm and ReLU."""
     conv = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
 
 
 def fcn_loss(logits: Tensor, auxiliary: Tensor, labels: Tensor, *, align_corners: bool) -> Tensor:
-    """Cross-entropy of both heads at the size of labels (B, H, W), the auxiliary one at 0.4.
+    """Cross-entropy of both heads at the size of labels (B, H, W); the auxiliary head has weight 0.4.
 
-    Divided by the number of all pixels, ignored ones too, as MMSegmentation does."""
+    The sum is divided by the number of all pixels, including ignored ones, as in MMSegmentation.
+    """
     loss = labels.new_zeros((), dtype=torch.float32)
     for weight, one in ((1.0, logits), (AUXILIARY_WEIGHT, auxiliary)):
         one = F.interpolate(one.float(), labels.shape[-2:], mode="bilinear", align_corners=align_corners)
@@ -76,7 +89,14 @@ def fcn_loss(logits: Tensor, auxiliary: Tensor, labels: Tensor, *, align_corners
 
 
 def predict(model: FCN, image: Tensor, size: Sequence[int], sizes: Sizes) -> Tensor:
-    """Classes int64 (H, W) at `size`, of one image (3, h, w): whole, or the mean logits of windows that overlap."""
+    """Predict classes, int64 (H, W), of one image (3, h, w).
+
+    Args:
+        model: Network in evaluation mode.
+        image: Normalised image.
+        size: (H, W) of the result.
+        sizes: With a window, logits are averaged over overlapping windows; else the whole image is used at once.
+    """
     corners = model.align_corners
     height, width = image.shape[-2:]
     if sizes.window is None or sizes.apart is None:
@@ -96,7 +116,7 @@ def predict(model: FCN, image: Tensor, size: Sequence[int], sizes: Sizes) -> Ten
 
 
 def windows(length: int, side: int, apart: int) -> list[slice]:
-    """Along one axis: `apart` from one to the next, the last shifted back into the image."""
+    """Slices of the windows along one axis, `apart` pixels apart. The last one is moved back into the image."""
     n = max(length - side + apart - 1, 0) // apart + 1
     ends = [min(k * apart + side, length) for k in range(n)]
     return [slice(max(end - side, 0), end) for end in ends]

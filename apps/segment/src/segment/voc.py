@@ -1,4 +1,4 @@
-"""VOC12aug in a VOCdevkit: what must be there, and what is."""
+"""The folder of VOC12aug: its check and its lists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GET_AUG = (
 
 
 def root(data: Path) -> Path:
-    """The VOC2012 folder: `data` itself, or inside of it."""
+    """Return the VOC2012 folder: `data`, or a folder in it. Raise BadInput if there is none."""
     for path in (data, data / "VOC2012", data / "VOCdevkit" / "VOC2012"):
         if (path / LISTS / "train.txt").is_file():
             return path
@@ -28,9 +28,10 @@ def root(data: Path) -> Path:
 
 
 def splits(data: Path) -> dict[str, tuple[list[str], str]]:
-    """{name: (ids, folder of the masks)} of train, aug and val.
+    """Return {name: (ids, folder of the masks)} for train, aug and val.
 
-    aug is what SBD adds to train: aug.txt, or trainaug.txt without train's; a list with both is common too."""
+    `aug` holds the images that SBD adds to train: those of aug.txt, or those of trainaug.txt that train.txt lacks.
+    """
     lists = root(data) / LISTS
     train, val = _ids(lists / "train.txt"), _ids(lists / "val.txt")
     if (lists / "aug.txt").is_file():
@@ -49,7 +50,7 @@ def splits(data: Path) -> dict[str, tuple[list[str], str]]:
 
 
 def check(data: Path) -> list[str]:
-    """Lines that say what is there. BadInput names the first listed image or mask that is not."""
+    """Return lines that describe the folder. Raise BadInput for the first missing image or mask."""
     place, lines = root(data), []
     for name, (ids, masks) in splits(data).items():
         for i in ids:

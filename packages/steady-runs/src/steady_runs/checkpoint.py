@@ -85,10 +85,13 @@ class Checkpoints:
             if error is None:
                 raise
 
-    def load(self) -> tuple[dict[str, Any] | None, str | None]:
+    def load(self, *, unhashed: bool = False) -> tuple[dict[str, Any] | None, str | None]:
         """Load the newest whole checkpoint onto the CPU.
 
         A damaged file is renamed to `.damaged`, so that the next `save` does not replace the good one by it.
+
+        Args:
+            unhashed: Also read files that `torch.save` wrote without a hash, as earlier versions of a program did.
 
         Returns:
             (state, warning): the warning is None unless a damaged file was passed over. (None, None) if there is no
@@ -101,7 +104,7 @@ class Checkpoints:
         for path in (self.last, self.previous):
             if not path.exists():
                 continue
-            if (state := _read(path)) is not None:
+            if (state := _read(path, unhashed=unhashed)) is not None:
                 return state, "; ".join([*damaged, "going on from the one before"]) if damaged else None
             aside = path.with_suffix(".damaged")
             os.replace(path, aside)
@@ -187,8 +190,14 @@ def _write_hashed(state: Any, file: BinaryIO) -> None:
     file.write(_COMMENT.to_bytes(2, "little") + _MARK + hashed.sha.hexdigest().encode())
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, *, unhashed: bool = False) -> dict[str, Any] | None:
     """The state, or None if the file is damaged or was not written by `Checkpoints`."""
+    if unhashed and _has_no_comment(path):
+        try:
+            plain: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return plain
+        except Exception:  # torch.load raises errors of any kind for damaged files
+            return None
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -202,6 +211,17 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         return None
     return state
+
+
+def _has_no_comment(path: Path) -> bool:
+    """Whether the file ends as a zip archive without a comment. One that `Checkpoints` wrote never does."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-22, os.SEEK_END)  # length of a zip archive's end record without a comment
+            end = file.read()
+    except OSError:
+        return False
+    return end.startswith(b"PK\5\6") and end.endswith(b"\0\0")
 
 
 def _pieces(file: BinaryIO, n_bytes: int) -> Iterator[bytes]:

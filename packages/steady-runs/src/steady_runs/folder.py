@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from steady_runs.errors import BadInput
+from steady_runs.lock import FILE as LOCK
 
 JSON = dict[str, Any]
 
@@ -41,7 +42,7 @@ class RunFolder:
         Raises:
             BadInput: If it holds a run already or cannot be written.
         """
-        path = Path(out) if out else _next_free(Path("runs"), name)
+        path = Path(out) if out else _make_next_free(Path("runs"), name)
         if os.path.exists(path / cls.settings_name) or os.path.exists(path / "results.json"):
             raise BadInput(f"--out {path}: there is a run already; `resume {path}`, or another --out")
         try:
@@ -107,9 +108,13 @@ class RunFolder:
         replace(self.report, html)
 
     def remove_if_unused(self) -> None:
-        """Remove the folder of a run that failed before it wrote anything but its settings."""
-        if {p.name for p in self.path.iterdir()} <= {self.settings_name}:
+        """Remove the folder of a run that failed before it wrote anything but its settings.
+
+        Call it while holding the `FolderLock`, whose file is removed as well, or after releasing it.
+        """
+        if {p.name for p in self.path.iterdir()} <= {self.settings_name, LOCK}:
             self.settings_file.unlink(missing_ok=True)
+            (self.path / LOCK).unlink(missing_ok=True)
             self.path.rmdir()
 
 
@@ -123,8 +128,15 @@ def replace(path: Path, content: str | bytes) -> None:
     os.replace(part, path)
 
 
-def _next_free(root: Path, name: str) -> Path:
+def _make_next_free(root: Path, name: str) -> Path:
+    """Make the first of NAME-1, NAME-2, ... that does not exist. Processes that start together get different ones."""
     n = 1
-    while (root / f"{name}-{n}").exists():
-        n += 1
-    return root / f"{name}-{n}"
+    while True:
+        path = root / f"{name}-{n}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except OSError:
+            if not os.path.lexists(path):  # it cannot be made; `RunFolder.create` fails in the same way and says why
+                return path
+            n += 1

@@ -1,14 +1,17 @@
-"""Progress of a run: a live line on a terminal, a plain line every ten seconds elsewhere, nothing with `--quiet`."""
+"""Progress of a run: a live line on a terminal, a plain line every ten seconds elsewhere, nothing with `--quiet`.
+
+rich is imported when the first `Progress` is made, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.live import Live
 
 PLAIN_EVERY_S = 10.0
 
@@ -22,6 +25,8 @@ class Progress:
     """
 
     def __init__(self, *, quiet: bool = False, main: bool = True) -> None:
+        from rich.console import Console
+
         # bound now: while a toolbox runs, sys.stdout is redirected to its log
         self.console = Console(file=sys.stdout, quiet=not main, highlight=False, soft_wrap=True)
         self.quiet = quiet
@@ -30,6 +35,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.console.is_terminal and not self.quiet:
+            from rich.live import Live
+
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
             self._live.__enter__()
         return self
@@ -64,6 +71,8 @@ class Progress:
     def show(self, line: str) -> None:
         """Replace the live line. Without a terminal, print `line` if the last one was printed ten seconds ago."""
         if self._live is not None:
+            from rich.text import Text
+
             self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
         elif not self.quiet and time.monotonic() - self._said > PLAIN_EVERY_S:
             self._said = time.monotonic()

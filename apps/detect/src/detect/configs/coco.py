@@ -1,4 +1,4 @@
-"""COCO2017 for both Mask R-CNNs: data, scales 640 to 800, SGD, evaluation of boxes and masks."""
+"""COCO2017 for both Mask R-CNN configs: data, scales 640 to 800, SGD, evaluation of boxes and masks."""
 
 _base_ = ["mmdet::_base_/datasets/coco_instance.py", "mmdet::_base_/default_runtime.py"]
 custom_imports = dict(imports=["detect.models"])

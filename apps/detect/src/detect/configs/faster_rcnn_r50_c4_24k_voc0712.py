@@ -1,7 +1,8 @@
 """VOC07+12 as published for self-supervised ResNet-50: 24k iterations of 16 images, AP50 by 11 points.
 
-Against MMDetection's base: nothing frozen, batch norm trained and synchronised, torchvision's stride placement, one
-more norm after layer4, VOC's 20 classes, no limit on the size of boxes."""
+Differences from MMDetection's base config: nothing is frozen, batch norm is trained and synchronised, strides are
+placed as in torchvision, a norm follows layer4, there are VOC's 20 classes, and small boxes are kept.
+"""
 
 _base_ = [
     "mmdet::_base_/models/faster-rcnn_r50-caffe-c4.py",

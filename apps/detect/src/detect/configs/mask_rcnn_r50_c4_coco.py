@@ -1,7 +1,8 @@
 """COCO2017 with Mask R-CNN R50-C4 as published for self-supervised ResNet-50.
 
-Against MMDetection's base: nothing frozen, batch norm trained and synchronised, torchvision's stride placement, one
-more norm after layer4."""
+Differences from MMDetection's base config: nothing is frozen, batch norm is trained and synchronised, strides are
+placed as in torchvision, and a norm follows layer4.
+"""
 
 _base_ = ["./coco.py", "mmdet::_base_/models/mask-rcnn_r50-caffe-c4.py"]
 

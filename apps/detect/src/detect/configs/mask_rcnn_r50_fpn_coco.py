@@ -1,7 +1,8 @@
 """COCO2017 with Mask R-CNN R50-FPN as published for self-supervised ResNet-50.
 
-Against MMDetection's base: nothing frozen, batch norm trained and synchronised, also in the pyramid and in the heads;
-the box head has four convolutions and one linear layer."""
+Differences from MMDetection's base config: nothing is frozen, batch norm is trained and synchronised, pyramid and heads
+have batch norm too, and the box head has four convolutions and one linear layer.
+"""
 
 _base_ = ["./coco.py", "mmdet::_base_/models/mask-rcnn_r50_fpn.py"]
 norm = dict(type="BN", requires_grad=True)

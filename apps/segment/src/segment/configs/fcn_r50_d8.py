@@ -1,7 +1,8 @@
 """FCN-R50-d8 as published for self-supervised ResNet-50, for both data sets.
 
-Against MMSegmentation's base: our ResNet with its plain 7x7 stem instead of the deep stem of ResNetV1c, on which such
-weights find no matching keys; SGD with weight decay 5e-4 and a polynomial fall from 0.01 to 1e-4 without warm-up."""
+Differences from MMSegmentation's base config: our ResNet with its 7x7 stem, as self-supervised weights have no keys for
+the deep stem of ResNetV1c; SGD with weight decay 5e-4 and a polynomial decay from 0.01 to 1e-4 without warm-up.
+"""
 
 _base_ = [
     "mmseg::_base_/models/fcn_r50-d8.py",

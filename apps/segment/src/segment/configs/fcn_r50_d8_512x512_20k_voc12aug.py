@@ -1,4 +1,4 @@
-"""VOC12aug: 20k iterations of 16 crops of 512 x 512; train and SBD's images, scored on VOC2012 val as whole images."""
+"""VOC12aug: 20k iterations of 16 crops of 512 x 512 from train and SBD; whole images of VOC2012 val are scored."""
 
 _base_ = ["mmseg::_base_/datasets/pascal_voc12_aug.py", "./fcn_r50_d8.py"]
 size = (512, 512)

@@ -1,4 +1,4 @@
-"""Cityscapes: 40k iterations of 8 crops of 769 x 769, corners aligned; scored in windows of 769, 513 apart."""
+"""Cityscapes: 40k iterations of 8 crops of 769 x 769, corners aligned, scored in windows of 769 that are 513 apart."""
 
 _base_ = ["mmseg::_base_/datasets/cityscapes_769x769.py", "./fcn_r50_d8.py"]
 size = (769, 769)

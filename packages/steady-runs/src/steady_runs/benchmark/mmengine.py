@@ -1,6 +1,7 @@
-"""An MMEngine config as a run: progress instead of logs, metrics.jsonl, checkpoints that cannot carry code, resume.
+"""Runs an MMEngine config as a benchmark run, with progress, metrics.jsonl, checkpoints without code, and resume.
 
-Needs the `openmmlab` extra. The toolbox's own log goes to log.txt in the run's folder."""
+Needs the `openmmlab` extra. The toolbox's own log goes to log.txt in the run folder.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +23,24 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-from steady_runs._errors import BadInput, Interrupted, TrainingFailed, from_worker
-from steady_runs._job import Job
+from steady_runs.benchmark.app import Job
+from steady_runs.device import use_cuda
+from steady_runs.errors import BadInput, Interrupted, TrainingFailed, from_worker
 
 Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a protocol publishes. iterations: of training; warmup: iterations of linear warm-up; batch: over all GPUs;
-    evaluate_every: iterations; milestones: iterations after which the learning rate falls tenfold (none for poly)."""
+    """The published figures of a protocol.
+
+    Attributes:
+        iterations: Of training.
+        batch: Images per iteration over all GPUs.
+        warmup: Iterations of linear warm-up.
+        milestones: Iterations after which the learning rate falls tenfold; empty for a polynomial schedule.
+        evaluate_every: Iterations between scores.
+    """
 
     iterations: int
     batch: int
@@ -40,9 +49,22 @@ class Schedule:
     evaluate_every: int = 2000
 
 
-def apply_options(config: Config, job: Job, schedule: Schedule) -> list[str]:
-    """Write batch, iterations, learning rate and machine into `config`; returns what departs from the protocol."""
-    options, changes = job.options, []
+def apply_options(config: Config, job: Job[Any], schedule: Schedule) -> list[str]:
+    """Write batch size, iterations, learning rate, devices and worker processes into `config`.
+
+    Args:
+        config: MMEngine config; changed in place.
+        job: The run, with its options.
+        schedule: The protocol's figures.
+
+    Returns:
+        One line for each figure that differs from the protocol.
+
+    Raises:
+        BadInput: If the batch size is not a multiple of the number of ranks, or there is no GPU for `--device cuda`.
+    """
+    options = job.options
+    changes: list[str] = []
     batch = options.batch or schedule.batch
     if batch % job.world:
         raise BadInput(f"--batch {batch} cannot be shared by {job.world} processes; take a multiple of {job.world}")
@@ -65,7 +87,7 @@ def apply_options(config: Config, job: Job, schedule: Schedule) -> list[str]:
             one.end, one.milestones = iterations, [max(1, round(m * share)) for m in schedule.milestones]
         else:
             one.end = iterations
-    # a score of drawn images takes as long as many of their steps
+    # drawn images are scored only at the end, as scoring them takes as long as many training steps
     every = iterations if options.data == "shapes" else min(schedule.evaluate_every, iterations)
     config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=every)
 
@@ -79,7 +101,7 @@ def apply_options(config: Config, job: Job, schedule: Schedule) -> list[str]:
     config.test_cfg = dict(type="TestLoop")
 
     cuda = use_cuda(options.device)
-    config.sync_bn = "torch" if cuda else None  # takes effect on several GPUs; on one process it is plain batch norm
+    config.sync_bn = "torch" if cuda else None  # only has an effect with several processes
     config.launcher = "pytorch" if job.world > 1 else "none"
     config.env_cfg.dist_cfg = dict(backend="nccl" if cuda else "gloo")
     if job.world > 1 and not cuda:
@@ -97,15 +119,15 @@ def apply_options(config: Config, job: Job, schedule: Schedule) -> list[str]:
     return changes
 
 
-def use_cuda(device: str) -> bool:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: no GPU that torch can use; take --device auto, or install a torch with CUDA")
-    return device != "cpu" and torch.cuda.is_available()
-
-
 @dataclass(frozen=True)
 class Trained:
-    """The runner with the finished model, its metrics, and those before training if they were taken."""
+    """The result of training.
+
+    Attributes:
+        runner: MMEngine's runner with the trained model.
+        metrics: Metrics after training, in percent.
+        untrained: The same before training; None if they were not measured.
+    """
 
     runner: Runner
     metrics: Metrics
@@ -114,16 +136,25 @@ class Trained:
 
 def run_mmengine(
     config: Config,
-    job: Job,
+    job: Job[Any],
     to_columns: Callable[[dict[str, Any]], Metrics],
     on_start: Callable[[Runner], None] = lambda runner: None,
 ) -> Trained:
-    """Train what `config` says.
+    """Train and score an MMEngine config. A resumed job continues from its newest checkpoint.
 
-    to_columns: the evaluator's dictionary -> {column: percent}. on_start: called with the initialised model before the
-    first step of a new run. Writes config.py and model.pth into the run's folder;
-    the two open in the toolbox's own inference functions. Raises TrainingFailed if the loss is not finite, Interrupted
-    (after a checkpoint) if told to stop, BadInput if there is nothing to resume."""
+    Writes config.py and model.pth into the run folder, which the toolbox's own inference functions open.
+
+    Args:
+        config: Config, after `apply_options`.
+        job: The run.
+        to_columns: The evaluator's metrics -> {column: percent}.
+        on_start: Called with the initialised model before the first step of a new run.
+
+    Raises:
+        TrainingFailed: If the loss is not finite.
+        Interrupted: If the run was told to stop; a checkpoint is written.
+        BadInput: If there is no checkpoint to resume from, or a worker process raised it.
+    """
     if not use_cuda(job.options.device) and torch.cuda.is_available():
         raise BadInput("--device cpu on a machine with a GPU: hide it instead, with CUDA_VISIBLE_DEVICES=-1")
     if job.rank == 0:
@@ -131,20 +162,21 @@ def run_mmengine(
     if job.resumed:
         checkpoint, step = _newest(Path(config.work_dir), job)
         config.load_from, config.resume = str(checkpoint), True
-        # other images than those of the first steps, without loading all images that were seen
+        # With another seed the rest of the run does not repeat the images of its first steps. MMEngine would otherwise
+        # load all images that the first part has seen, to skip them.
         config.train_dataloader.sampler.seed = job.options.seed + step
         config.train_cfg.fast_forward_on_resume = True
         if job.rank == 0:
-            job.folder.keep_metrics(step)
+            job.folder.keep_metrics(lambda line: line.get("step", 0) <= step)
     watch = _Watch(job, to_columns, on_start)
     if job.world > 1 and config.env_cfg.dist_cfg.backend == "gloo":
-        dist.init_process_group("gloo")  # MMEngine's own would ask for a GPU
+        dist.init_process_group("gloo")  # MMEngine's own initialisation needs a GPU
     with _log(job.folder.path / "log.txt", job.rank) as log:
         runner = _Runner.from_cfg_with_log(config, log)
         runner.register_hook(watch, priority="LOWEST")
         try:
             runner.train()
-            if watch.last is None:  # cut off between the last step and its score
+            if watch.last is None:  # the run was interrupted between its last step and its score
                 runner.val_loop.run()
         except BadInput as error:
             raise from_worker(error) from None
@@ -158,10 +190,10 @@ def run_mmengine(
 
 
 class _Watch(Hook):
-    """Between the toolbox and the run: figures, progress, broken losses, signals."""
+    """Hook that writes metrics, shows progress, and stops at a signal or a loss that is not finite."""
 
     def __init__(
-        self, job: Job, to_columns: Callable[[dict[str, Any]], Metrics], on_start: Callable[[Runner], None]
+        self, job: Job[Any], to_columns: Callable[[dict[str, Any]], Metrics], on_start: Callable[[Runner], None]
     ) -> None:
         self.job, self.to_columns, self.on_start = job, to_columns, on_start
         self.last: Metrics | None = None
@@ -229,12 +261,12 @@ class _Watch(Hook):
         self._since = time.monotonic()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        # the hub's log is in metrics.jsonl, and its objects could only be read back by running code from the file
+        # the hub's log is in metrics.jsonl already, and torch.load cannot read its objects with weights_only
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
 
 class _Runner(Runner):
-    """A runner whose log is a file, not the terminal."""
+    """A runner that logs to a file only."""
 
     _log: TextIO
 
@@ -252,12 +284,12 @@ class _Runner(Runner):
         return logger
 
     def dump_config(self) -> None:
-        """Written as config.py of the run instead."""
+        """Do nothing: `run_mmengine` writes config.py."""
 
 
 @contextlib.contextmanager
 def _log(path: Path, rank: int) -> Iterator[TextIO]:
-    """What the toolboxes and pycocotools print or warn goes to a file; a terminal is for progress."""
+    """Redirect what the toolboxes and pycocotools print, and warnings, to a file: the terminal shows progress."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context((path if rank == 0 else Path(os.devnull)).open("a"))
         stack.enter_context(contextlib.redirect_stdout(file))
@@ -268,14 +300,14 @@ def _log(path: Path, rank: int) -> Iterator[TextIO]:
         yield file
 
 
-def _newest(folder: Path, job: Job) -> tuple[Path, int]:
-    """The last checkpoint that can be read without running code from it, and its iteration."""
+def _newest(folder: Path, job: Job[Any]) -> tuple[Path, int]:
+    """The newest checkpoint that torch.load reads with weights_only, and its iteration."""
     found = sorted(folder.glob("iter_*.pth"), key=lambda p: int(p.stem.removeprefix("iter_")), reverse=True)
     for path in found:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             return path, int(state["meta"]["iter"])
-        except Exception as error:  # bytes that are not a checkpoint's end anywhere in the reader, with any error
+        except Exception as error:  # torch.load raises errors of any kind for damaged files
             job.progress.say(f"{path} cannot be read ({type(error).__name__}); trying the one before")
     raise BadInput(f"{folder}: no checkpoint that can be read, so nothing to resume; start the run anew")
 

@@ -1,34 +1,33 @@
-"""Which images a step sees. A function of seed and step alone, so that a run can go on anywhere."""
+"""Which images each step uses. The order depends only on seed and step, so a run can resume at any step."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from steady_runs._errors import BadInput, from_worker
-from steady_runs._job import Job
+from steady_runs.benchmark.app import Job
+from steady_runs.errors import BadInput, from_worker
+from steady_runs.keys import permutation
 
-Key = tuple[int, int]  # (place in the stream of all images, index of the image)
-
-
-def seed_of(*parts: int | str) -> int:
-    """63 bits out of any keys; different keys give unrelated seeds."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def generator(*parts: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(*parts))
+# (position in the stream of all training images, index of the image in the data set)
+Key = tuple[int, int]
 
 
 class Order(Sampler[list[Key]]):
-    """This rank's part of each batch, of step `first` up to but not `last`: one shuffled pass after the other."""
+    """Batches of keys for training: this rank's part of every batch. Each pass over the images is shuffled anew.
 
-    def __init__(self, n: int, batch: int, job: Job, *, first: int, last: int) -> None:
+    Args:
+        n: Number of images.
+        batch: Images per step over all ranks.
+        job: The run; its seed and rank are used.
+        first: First step.
+        last: Step to stop before.
+    """
+
+    def __init__(self, n: int, batch: int, job: Job[Any], *, first: int, last: int) -> None:
         self.n, self.batch, self.job, self.steps = n, batch, job, range(first, last)
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -39,15 +38,20 @@ class Order(Sampler[list[Key]]):
             for place in range(start, start + share):
                 if place // self.n != number:
                     number = place // self.n
-                    shuffled = torch.randperm(self.n, generator=generator(self.job.options.seed, "order", number))
+                    shuffled = permutation(self.n, self.job.options.seed, "order", number)
                 keys.append((place, int(shuffled[place % self.n])))
             yield keys
 
 
 class Part(Sampler[Key]):
-    """Every image once, shared by the ranks."""
+    """Keys for scoring: every image once, distributed over the ranks.
 
-    def __init__(self, n: int, job: Job) -> None:
+    Args:
+        n: Number of images.
+        job: The run; its rank is used.
+    """
+
+    def __init__(self, n: int, job: Job[Any]) -> None:
         self.keys = [(i, i) for i in range(job.rank, n, job.world)]
 
     def __iter__(self) -> Iterator[Key]:
@@ -57,13 +61,25 @@ class Part(Sampler[Key]):
         return len(self.keys)
 
 
-def batches(images: Dataset[Any], job: Job, order: Order | Part) -> Iterator[list[Any]]:
-    """Lists of what `images` gives for the keys of `order`. BadInput as one line, also out of a worker process."""
+def batches(images: Dataset[Any], job: Job[Any], order: Order | Part) -> Iterator[list[Any]]:
+    """Load images in the given order.
+
+    Args:
+        images: Data set that is indexed by keys.
+        job: The run; `--workers` and `--data` give the number of worker processes.
+        order: Keys of each batch; with a `Part`, batches of one image.
+
+    Yields:
+        A list of samples.
+
+    Raises:
+        BadInput: If `images` raises it, also in a worker process; the message is one line.
+    """
     workers = 0 if job.options.data == "shapes" else 2
     workers = workers if job.options.workers is None else job.options.workers
     how: dict[str, Any] = dict(batch_sampler=order) if isinstance(order, Order) else dict(sampler=order, batch_size=1)
     loader = DataLoader(images, **how, num_workers=workers, collate_fn=list, generator=torch.Generator())
     try:
         yield from loader
-    except BadInput as error:  # a worker puts its traceback in front
+    except BadInput as error:
         raise from_worker(error) from None

@@ -1,4 +1,4 @@
-"""`doctor`: whether this machine can run the toolboxes, and what is wrong if not."""
+"""`doctor`: checks that this machine can run the benchmarks."""
 
 from __future__ import annotations
 
@@ -6,32 +6,45 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 Check = tuple[str, Callable[[], str]]
 
 
-def diagnose(checks: Sequence[Check], console: Console) -> bool:
-    """Run every check: each gives a line that says what is there, or raises with what is wrong. Whether all passed."""
+def diagnose(checks: Sequence[Check]) -> bool:
+    """Run every check and print a line for each.
+
+    Args:
+        checks: (name, function) pairs. The function returns a line that describes what it found, or raises.
+
+    Returns:
+        Whether all checks passed.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2))
     well = True
     for name, check in checks:
         try:
             mark, text = "[green]ok[/]", check()
-        except Exception as error:  # anything that an import or a compiled operator may throw is the finding
+        except Exception as error:  # imports and compiled operators fail with errors of any kind
             mark, text, well = "[red]wrong[/]", f"{type(error).__name__}: {error}".split("\n")[0], False
         table.add_row(mark, name, text)
-    console.print(table)
+    Console(highlight=False).print(table)
     return well
 
 
 def python() -> str:
+    """Check that reports the Python version and the system."""
     return f"{platform.python_version()} on {platform.system()} {platform.machine()}"
 
 
 def version(distribution: str, wanted: str | None = None) -> Callable[[], str]:
-    """A check that a distribution is installed, in the version wanted if one is."""
+    """Make a check that a distribution is installed.
+
+    Args:
+        distribution: Its name.
+        wanted: The only version that passes; any version if None.
+    """
 
     def check() -> str:
         try:
@@ -39,13 +52,14 @@ def version(distribution: str, wanted: str | None = None) -> Callable[[], str]:
         except importlib.metadata.PackageNotFoundError:
             raise RuntimeError("not installed; run with: uv run --group transfer ...") from None
         if wanted is not None and found != wanted:
-            raise RuntimeError(f"version {found}, and this app was made with {wanted}")
+            raise RuntimeError(f"version {found}, and this app was tested with {wanted}")
         return found
 
     return check
 
 
 def gpu() -> str:
+    """Check that reports the GPUs; having none passes."""
     import torch
 
     if not torch.cuda.is_available():
@@ -55,7 +69,7 @@ def gpu() -> str:
 
 
 def mmcv_operators() -> str:
-    """RoIAlign and NMS of mmcv on the CPU, and on the GPU where there is one, on a case with a known answer."""
+    """Check that mmcv's RoIAlign and NMS give a known answer, on the CPU and on a GPU if there is one."""
     import torch
     from mmcv.ops import get_compiling_cuda_version, nms, roi_align
 
@@ -76,4 +90,4 @@ def mmcv_operators() -> str:
             raise RuntimeError(f"operators do not run: {error}") from None
         if kept.tolist() != [0, 2] or not torch.allclose(pooled, torch.ones_like(pooled)):
             raise RuntimeError(f"operators give wrong results on {device}")
-    return f"NMS and RoIAlign right on {' and '.join(devices)} (compiled for CUDA: {get_compiling_cuda_version()})"
+    return f"NMS and RoIAlign are right on {' and '.join(devices)} (compiled for CUDA: {get_compiling_cuda_version()})"

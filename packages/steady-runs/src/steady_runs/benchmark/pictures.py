@@ -1,4 +1,4 @@
-"""Truth and prediction, drawn for people."""
+"""Drawings of truth and prediction for the report."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ GAP = 6
 
 
 def colour(k: int) -> tuple[int, int, int]:
-    """A colour of class k: hues a golden angle apart, so that neighbours differ."""
+    """The colour of class k. Hues are a golden angle apart, so that consecutive classes look different."""
     hue = (k * 0.61803398875) % 1.0
-    return tuple(round(255 * _wave(hue + shift)) for shift in (0.0, 2 / 3, 1 / 3))  # type: ignore[return-value]
+    return tuple(round(255 * _channel(hue + shift)) for shift in (0.0, 2 / 3, 1 / 3))  # type: ignore[return-value]
 
 
-def _wave(turn: float) -> float:
-    return min(1.0, max(0.15, abs((turn % 1.0) * 6 - 3) - 1))
+def _channel(hue: float) -> float:
+    """Strength of one colour channel at a hue."""
+    return min(1.0, max(0.15, abs((hue % 1.0) * 6 - 3) - 1))
 
 
 def draw_objects(
@@ -30,7 +31,17 @@ def draw_objects(
     masks: np.ndarray | None = None,
     min_side: int = 300,
 ) -> Image.Image:
-    """image uint8 (H, W, 3); boxes (n, 4) x1 y1 x2 y2 in pixels; masks bool (n, H, W). Small images are enlarged."""
+    """Draw boxes, names and masks of objects on an image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (n, 4) x1 y1 x2 y2 in pixels.
+        labels: n class numbers.
+        names: Class names.
+        scores: n scores to print behind the names.
+        masks: (n, H, W) bool.
+        min_side: The picture is enlarged by a whole factor until its shorter side has this many pixels.
+    """
     canvas = image.astype(np.float32)
     if masks is not None:
         for mask, label in zip(masks, labels, strict=True):
@@ -52,7 +63,15 @@ def draw_objects(
 def draw_map(
     image: np.ndarray, labels: np.ndarray, *, plain: int | None = None, ignore: int = 255, min_side: int = 300
 ) -> Image.Image:
-    """image uint8 (H, W, 3) under class colours of labels (H, W); ignored and `plain` pixels stay as they are."""
+    """Colour the pixels of an image by class.
+
+    Args:
+        image: (H, W, 3) uint8.
+        labels: (H, W) class numbers.
+        plain: Class that is not coloured, such as the background.
+        ignore: Label of pixels without a class, which are not coloured.
+        min_side: The picture is enlarged by a whole factor until its shorter side has this many pixels.
+    """
     palette = np.asarray([colour(k) for k in range(256)], np.float32)
     canvas = image.astype(np.float32)
     shown = (labels != ignore) & (labels != (ignore if plain is None else plain))
@@ -63,6 +82,7 @@ def draw_map(
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures next to each other on white, 6 pixels apart."""
     height = max(p.height for p in pictures)
     sheet = Image.new("RGB", (sum(p.width + GAP for p in pictures) - GAP, height), "white")
     x = 0

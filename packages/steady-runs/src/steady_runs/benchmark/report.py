@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
-from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
+
+from steady_runs.html import PLOT_STYLE, data_uri, render_page, svg
 
 
 def render_report(
     results: dict[str, Any], metrics: Sequence[dict[str, Any]], pictures: Sequence[tuple[str, Image.Image]]
 ) -> str:
-    """The page; all names are escaped, and those that are no Unicode, as file names can be, are shown with a ?."""
-    page = Environment(loader=PackageLoader("steady_runs", "."), autoescape=True).get_template("report.html.j2")
+    """Render the page. All names are escaped.
+
+    Args:
+        results: Content of results.json.
+        metrics: Lines of metrics.jsonl.
+        pictures: (caption, image) pairs.
+    """
     steps = [line for line in metrics if "loss" in line]
-    html = page.render(
+    return render_page(
+        "steady_runs.benchmark",
+        "report.html.j2",
         results=results,
         curves=_curves(steps, metrics, results["columns"][0]) if len(steps) > 1 else None,
-        pictures=[(caption, _data_uri(picture)) for caption, picture in pictures],
+        pictures=[(caption, data_uri(picture, "JPEG")) for caption, picture in pictures],
     )
-    return html.encode(errors="replace").decode()
 
 
 def _curves(steps: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]], column: str) -> Markup:
+    """Loss, learning rate and score over the iterations, as SVG."""
     scores = [(line["step"], line[column]) for line in metrics if column in line and "step" in line]
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "steady-runs", "font.family": "sans-serif"}):
+    with mpl.rc_context(PLOT_STYLE):
         figure = Figure(figsize=(9, 2.8), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
         left.plot([s["step"] for s in steps], [s["loss"] for s in steps], color="#2f6fde")
@@ -42,13 +48,4 @@ def _curves(steps: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]], 
         for axis in (left, middle, right):
             axis.set_xlabel("iteration")
             axis.spines[["top", "right"]].set_visible(False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return Markup(svg[svg.index("<svg") :])
-
-
-def _data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return svg(figure)
