@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from pretrain.checkpoint import Checkpoints
+from steady_runs.checkpoint import Checkpoints
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Training steps of each method, as `pretrain.loop.train` does them, against its bare backbone on the same crops.
+"""Training steps of each method, as `pretrain.train.train` does them, against its bare backbone on the same crops.
 
     python benchmarks/bench_step.py                          # CIFAR size on this machine's CPU
     python benchmarks/bench_step.py --size imagenet --device cuda --batch 256
@@ -27,12 +27,13 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from pretrain import loop
-from pretrain.build import METHODS as CLASSES
-from pretrain.config import METHODS, Settings
+from pretrain.assemble import method_class
 from pretrain.loader import Loader
 from pretrain.method import Method
+from pretrain.settings import METHODS, RunSettings
 from pretrain.sources import Source
+from pretrain.train import train
+from steady_runs.checkpoint import Checkpoints
 from torch import Tensor, nn
 
 # n: images of the set, as memories count them; stored: of them, random ones in memory, which take turns
@@ -68,7 +69,7 @@ class Speed:
     bare_dtype: str
 
 
-def settings_of(name: str, size: dict[str, Any], **more: Any) -> Settings:
+def settings_of(name: str, size: dict[str, Any], **more: Any) -> RunSettings:
     large, small = size["large"], 3 * size["large"] // 7 // 2 * 2
     one = name in ("odc", "deepcluster")
     crops = (f"1x{large}@0.08-1",) if one else (f"2x{large}@0.14-1", f"6x{small}@0.05-0.14")
@@ -84,12 +85,12 @@ def fill(method: Method, n: int) -> None:
     device = next(method.parameters()).device
     g = torch.Generator().manual_seed(0)
     labels = torch.randint(method.k, (n,), generator=g).to(device)
-    if isinstance(method, CLASSES["odc"]):
+    if isinstance(method, method_class("odc")):
         dim = state.memory.bank.shape[1]
         state.memory.initialise(F.normalize(torch.randn(n, dim, generator=g)).to(device), labels)
-    elif isinstance(method, CLASSES["deepcluster"]):
+    elif isinstance(method, method_class("deepcluster")):
         state.adopt(labels)
-    elif isinstance(method, CLASSES["deepcluster_v2"]):
+    elif isinstance(method, method_class("deepcluster_v2")):
         state.labels.copy_(labels)
         state.centroids.copy_(F.normalize(torch.randn(state.centroids.shape, generator=g), dim=-1))
     elif state.queue is not None:  # SwAV's, full
@@ -165,7 +166,7 @@ class Stopwatch:
             self.profile.end()
 
     def _bare(self, method: Method, run: Any) -> None:
-        with run.fabric.autocast():
+        with run.machine.fabric.autocast():
             features = method.backbone(self._crops)
         parameters = [p for p in method.backbone.parameters() if p.requires_grad]
         torch.autograd.grad(features, parameters, torch.ones_like(features), allow_unused=True)
@@ -182,7 +183,7 @@ class Stopwatch:
 @contextlib.contextmanager
 def watched_by(watch: Stopwatch, name: str, images: RandomImages) -> Iterator[None]:
     """`train` with random images and memories, and `watch` told where steps begin and end."""
-    cls = CLASSES[name]
+    cls = method_class(name)
     loss, after_step, batches = cls.loss, cls.after_step, Loader.batches
 
     def timed_loss(self: Method, crops: list[Tensor], indices: Tensor) -> Tensor:
@@ -213,9 +214,9 @@ def watched_by(watch: Stopwatch, name: str, images: RandomImages) -> Iterator[No
         lambda: patch.object(cls, "begin_epoch", lambda self, run, epoch: None),
         lambda: patch.object(Source, "of", stored),
         lambda: patch.object(Loader, "batches", stored_batches),
-        lambda: patch.object(loop, "open_for_training", lambda settings: images),
-        lambda: patch.object(loop, "open_for_validation", lambda settings: None),
-        lambda: patch.object(loop.Checkpoints, "save", lambda *_, **__: True),  # gigabytes of random features
+        lambda: patch("pretrain.images.open_for_training", lambda settings: images),
+        lambda: patch("pretrain.images.open_for_validation", lambda settings: None),
+        lambda: patch.object(Checkpoints, "save", lambda *_, **__: True),  # gigabytes of random features
     ]
     with contextlib.ExitStack() as stack:
         for change in changes:
@@ -240,7 +241,7 @@ def measure(
         run |= {"max_steps": watch.n_steps, "log_every": 10**9, "knn_every": 0, "report": False, "quiet": True}
         run |= {"checkpoint_every": str(10**9), "on_collapse": "warn"}
         with contextlib.redirect_stdout(None):  # the result of a run of no use
-            loop.train(settings_of(name, size, **run | more))
+            train(settings_of(name, size, **run | more))
     bare = statistics.median(watch.bare_s)
     return Speed(
         bare_ms=1000 * bare,

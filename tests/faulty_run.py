@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pretrain.build import METHODS
+from pretrain.assemble import method_class
 from pretrain.cli import main
 from small_run import SMALL_RUNS, lines, same_weights, untimed
 
@@ -57,14 +57,14 @@ def resumed_as(whole: Path, out: Path) -> None:
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, then: Callable[[], None], method: str = METHOD) -> None:
     """Have `then` happen in the middle of step `step`: after the update of the weights."""
-    after_step = METHODS[method].after_step
+    after_step = method_class(method).after_step
 
     def and_then(self: Any, run: Any, indices: Any) -> None:
         after_step(self, run, indices)
         if run.step + 1 == step:
             then()
 
-    monkeypatch.setattr(METHODS[method], "after_step", and_then)
+    monkeypatch.setattr(method_class(method), "after_step", and_then)
 
 
 def photos(folder: Path, n: int = 120) -> Path:

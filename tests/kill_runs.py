@@ -24,12 +24,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pretrain.train  # noqa: F401  # imported before the forks, so that they start fast
+import steady_runs.checkpoint
 import torch
-from pretrain import checkpoint, loop  # noqa: F401  # imported before the forks, which then start in no time
-from pretrain.build import METHODS
+from pretrain.assemble import method_class
 from pretrain.cli import main
-from pretrain.run_folder import RunFolder
+from pretrain.settings import METHODS
 from small_run import SMALL_RUNS, lines, same_weights, untimed
+from steady_runs import RunFolder
 
 Event = tuple[str, int]  # its kind, and which of that kind
 Death = tuple[Event, signal.Signals]
@@ -65,9 +67,9 @@ def fork(arguments: list[str], death: Death | None, count_into: Path | None = No
 
         before("rename", os, "replace")
         before("flush", os, "fsync")
-        before("piece", checkpoint._Hashed, "write")
+        before("piece", steady_runs.checkpoint._Hashed, "write")
         before("line", RunFolder, "append_metrics")
-        for method in METHODS.values():
+        for method in map(method_class, METHODS):
             before("step", method, "after_step")
         code = main(arguments)
         if count_into is not None:

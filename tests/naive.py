@@ -14,10 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from pretrain.build import build_method, build_optimizer
-from pretrain.config import METHODS
+from pretrain.assemble import assemble_method, assemble_optimizer
 from pretrain.method import Method
 from pretrain.schedule import lr_at
+from pretrain.settings import METHODS
 from pretrain.step import loss_of, update
 from torch import Tensor, nn
 
@@ -203,7 +203,7 @@ def cosine_lr(start: float, base: float, final: float, steps_per_epoch: int, war
 def case(name: str, n_images: int, *, zero: str = "", **settings: Any) -> Method:
     """A method with a thin ResNet-18 of hashed numbers, its network in float64; its memories stay float32."""
     values = {"method": name, "arch": "resnet18", "width": 0.125} | settings
-    method = build_method(METHODS[name](**values), n_images)
+    method = assemble_method(METHODS[name](**values), n_images)
     with torch.no_grad():
         for seed, (key, p) in enumerate(method.named_parameters()):
             u = numbers(seed, *p.shape)
@@ -235,10 +235,10 @@ class StillRun:
         self.method, self.images, self.crops, self.steps_per_epoch = method, images, crops, steps_per_epoch
         self.n_images, self.batch = len(images), method.settings.batch
 
-    def share(self, rows: Tensor) -> Tensor:
+    def own_part(self, rows: Tensor) -> Tensor:
         return rows
 
-    gather = share
+    gather = own_part
 
     def extract(
         self, network: Any, indices: Tensor | None = None, batch_statistics: bool = False, what: str = ""
@@ -275,7 +275,7 @@ def fabric_of(precision: Any) -> Fabric:
 
 
 def optimizer_of(method: Method) -> torch.optim.Optimizer:
-    return build_optimizer(method, method.settings)
+    return assemble_optimizer(method, method.settings)
 
 
 def assert_same_network(method: Method, state: State) -> None:

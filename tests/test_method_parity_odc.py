@@ -28,7 +28,7 @@ from naive import (
     take_gradients,
     weighted_cross_entropy,
 )
-from pretrain.keys import key
+from steady_runs.keys import key
 from torch import Tensor
 
 N, B, K = 24, 8, 4

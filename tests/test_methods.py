@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from pretrain.build import build_method, build_optimizer, prepare_step
-from pretrain.config import METHODS
-from pretrain.errors import BadInput
+from pretrain.assemble import assemble_method, assemble_optimizer
 from pretrain.method import Method
 from pretrain.methods.swav import default_queue
+from pretrain.settings import METHODS
+from pretrain.step import prepare
+from steady_runs import BadInput
 from torch import Tensor
 
 N, B, K = 60, 12, 5
@@ -34,10 +35,10 @@ class FakeRun:
     def __init__(self, images: Tensor) -> None:
         self.images = images
 
-    def share(self, rows: Tensor) -> Tensor:
+    def own_part(self, rows: Tensor) -> Tensor:
         return rows
 
-    gather = share
+    gather = own_part
 
     def extract(self, network: Any, indices: Tensor | None = None, **_: Any) -> Tensor:
         with torch.no_grad():
@@ -63,7 +64,7 @@ def built(name: str, **more: Any) -> Method:
         **SMALL[name],
         **more,
     }
-    return build_method(METHODS[name](**values), N)
+    return assemble_method(METHODS[name](**values), N)
 
 
 def started(name: str, **more: Any) -> tuple[Method, FakeRun]:
@@ -119,7 +120,7 @@ def test_state_is_all_in_the_state_dict(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_parameter_is_in_one_group(name: str) -> None:
     method = built(name, head_lr=10.0) if name in ("odc", "deepcluster") else built(name)
-    groups = build_optimizer(method, method.settings).param_groups  # type: ignore[arg-type]
+    groups = assemble_optimizer(method, method.settings).param_groups  # type: ignore[arg-type]
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in method.parameters())
     if name in ("odc", "deepcluster"):
@@ -250,13 +251,13 @@ def test_deepcluster_v2_takes_any_number_of_crops() -> None:
 
 def test_swav_prototypes_wait_and_then_learn() -> None:
     method, _ = started("swav", freeze_prototypes_steps=2, optimizer="larc", lr=0.1)
-    optimizer = build_optimizer(method, method.settings)  # type: ignore[arg-type]
+    optimizer = assemble_optimizer(method, method.settings)  # type: ignore[arg-type]
     prototypes = [p for name, p in method.named_parameters() if name.startswith("prototypes.")]
     for step, moves in enumerate((False, False, True)):
         before = [torch.nn.functional.normalize(p.detach().clone(), dim=1) for p in prototypes]
         optimizer.zero_grad()
         method.loss(crops_of("swav", torch.arange(B)), torch.arange(B)).backward()  # type: ignore[no-untyped-call]
-        prepare_step(optimizer, step, 0.1)
+        prepare(optimizer, step, 0.1)
         optimizer.step()
         assert all(torch.allclose(a, b, atol=1e-6) != moves for a, b in zip(before, prototypes, strict=True))
 
@@ -324,3 +325,14 @@ def test_swav_says_what_to_change_where_no_balance_is_possible() -> None:
 @pytest.mark.parametrize(("batch", "k", "queue"), [(4096, 3000, 0), (256, 3000, 3840), (8, 50, 64), (64, 64, 0)])
 def test_swav_default_queue(batch: int, k: int, queue: int) -> None:
     assert default_queue(batch, k) == queue
+
+
+@pytest.mark.parametrize("name", ["odc", "deepcluster_v2"])
+def test_memories_can_be_float16(name: str) -> None:
+    method, run = started(name, memory_dtype="float16")
+    bank = method.get_submodule("memory" if name == "odc" else "bank").bank
+    assert bank.dtype == torch.float16
+    assert bank.any()
+    method.loss(crops_of(name, torch.arange(B)), torch.arange(B)).backward()  # type: ignore[no-untyped-call]
+    method.after_step(run, torch.arange(B))  # type: ignore[arg-type]
+    assert bank.isfinite().all()

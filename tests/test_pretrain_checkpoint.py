@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from pretrain.checkpoint import Checkpoints
-from pretrain.errors import BadInput
 from small_run import ROOT
+from steady_runs import BadInput
+from steady_runs.checkpoint import Checkpoints
 
 N_DAMAGES = int(os.environ.get("CLUSTER_SSL_FUZZ", 300))
 
@@ -114,7 +114,7 @@ def test_a_pickle_that_runs_code_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"step": Code()}, tmp_path / "checkpoint.pt")
     with pytest.raises(BadInput):
         Checkpoints(tmp_path).load()
-    import pretrain.checkpoint as module
+    import steady_runs.checkpoint as module
 
     with (tmp_path / "checkpoint.pt").open("wb") as file:  # even with the right hash
         module._write_hashed({"step": Code()}, file)
@@ -130,7 +130,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
         file.write(b"half a ")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pretrain.checkpoint._write_hashed", full)
+    monkeypatch.setattr("steady_runs.checkpoint._write_hashed", full)
     checkpoints.save(state(3))
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(state(4))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretrain import watch
+from pretrain import collapse
 from pretrain.cli import main
-from pretrain.errors import TrainingFailed
-from pretrain.watch import Watch
+from pretrain.collapse import CollapseWatch
 from small_run import SMALL_SWAV
+from steady_runs import TrainingFailed
 from torch import nn
 
 
@@ -32,7 +32,7 @@ HEALTHY = {"loss": 2.0, "gradient_norm": 1.0, "rankme": 9.0, "effective_clusters
 
 
 def watched(figures: dict[str, float], *, steps: int, stop: bool = True) -> list[str]:
-    watch = Watch(Method(), 10, 0.1, stop=stop)  # type: ignore[arg-type]
+    watch = CollapseWatch(Method(), 10, 0.1, stop=stop)  # type: ignore[arg-type]
     said = []
     for step in range(10, steps + 1, 10):
         line = {**HEALTHY, **figures, "step": step}
@@ -62,7 +62,7 @@ def test_a_lasting_sign_ends_the_run(figures: dict[str, float], sign: str) -> No
 
 def test_a_healthy_run_and_a_sign_with_a_break_go_on() -> None:
     assert watched({}, steps=1000) == []
-    watch = Watch(Method(), 10, 0.1, stop=True)  # type: ignore[arg-type]
+    watch = CollapseWatch(Method(), 10, 0.1, stop=True)  # type: ignore[arg-type]
     for step in range(10, 1000, 10):
         watch.look({**HEALTHY, "loss": 2.0 if step % 150 == 0 else 4.0, "step": step})
 
@@ -76,7 +76,7 @@ def test_what_is_not_finite_ends_the_run_at_once(name: str, value: float) -> Non
 
 def test_effective_rank_of_the_embeddings() -> None:
     losses = [torch.tensor(1.0), torch.tensor(2.0)]
-    found = [Watch(Method(rank), 10, 0.1, stop=True).measure(losses) for rank in (1, 2, 8)]  # type: ignore[arg-type]
+    found = [CollapseWatch(Method(rank), 10, 0.1, stop=True).measure(losses) for rank in (1, 2, 8)]  # type: ignore[arg-type]
     ranks = [figures.pop("rankme") for figures in found]
     assert found[0] == {
         "change": 0.25,
@@ -93,7 +93,7 @@ def test_codes_that_say_nothing(
 ) -> None:
     """epsilon = 1 makes all codes uniform: the loss is ln K, and no step changes that."""
     out = tmp_path / "run"
-    monkeypatch.setattr(watch, "PATIENCE_STEPS", 20)
+    monkeypatch.setattr(collapse, "PATIENCE_STEPS", 20)
     more = ["--epsilon", "1", "--lr", "1e-6", "--epochs", "9", "--knn-every", "0", "--log-every", "4"]
     assert main(["swav", *SMALL_SWAV, "--out", str(out), *more]) == 3
     error = capsys.readouterr().err

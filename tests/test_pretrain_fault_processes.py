@@ -18,10 +18,11 @@ import torch
 import torch.distributed as dist
 from faulty_run import METHOD, arguments, at_step, last_step, of_photos, one_line, photos, resumed_as
 from forks import forked, forked_ranks
-from pretrain.build import METHODS
+from pretrain.assemble import method_class
 from pretrain.cli import main
-from pretrain.interrupt import Moments, StopSignal
+from pretrain.saver import _Due
 from small_run import lines
+from steady_runs import StopSignal
 from test_pretrain_ranks import child_of, environment, torchrun, wait_for_step
 
 slow = pytest.mark.slow
@@ -67,14 +68,14 @@ def test_a_stop_in_the_middle_of_a_clustering(
     unharmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGTERM while features are extracted: saved as of the last step, and the clustering is begun anew."""
-    cluster = METHODS[METHOD].cluster
+    cluster = method_class(METHOD).cluster
 
     def told_to_stop(self: Any, run: Any, epoch: int) -> Any:
         if epoch == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return cluster(self, run, epoch)
 
-    monkeypatch.setattr(METHODS[METHOD], "cluster", told_to_stop)
+    monkeypatch.setattr(method_class(METHOD), "cluster", told_to_stop)
     out = tmp_path / "run"
     assert main(arguments(METHOD, out, "--checkpoint-every", "1000")) == 130
     assert f"stopped at step 4; go on with: uv run apps/pretrain resume {out}" in one_line(capsys.readouterr().err)
@@ -190,14 +191,14 @@ def test_all_ranks_stop_soon_after_one_was_told(step_s: float, within: int, tmp_
         dist.init_process_group("gloo")
         now = 0.0
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pretrain.interrupt.time.monotonic", lambda: now)
+            patch.setattr("pretrain.saver.time.monotonic", lambda: now)
             signals = StopSignal()
-            moments = Moments(signals, dist.group.WORLD, every=1000)
+            due = _Due(signals, dist.group.WORLD, 1000, None)
             for step in range(1, 100):
                 now += step_s * (1 + dist.get_rank())  # the slower one counts
                 if step == told_at and dist.get_rank() == 1:
                     signals.asked = True
-                save, stop = moments.after_step(step)
+                save, stop = due.after_step(step)
                 assert save == stop
                 if stop:
                     return step

@@ -14,8 +14,8 @@ import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pretrain.config import METHODS
-from pretrain.recipe_files import build, dump, recipe_names
+from pretrain.recipe_files import check_settings, dump, recipe_names
+from pretrain.settings import METHODS
 
 N_INPUTS = int(os.environ.get("CLUSTER_SSL_FUZZ", 60))  # of each test below
 FUZZ = settings(
@@ -82,8 +82,8 @@ def test_recipes_with_anything_in_them(method: Any, values: dict[str, Any], tmp_
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(as_toml({**values, "method": method}), encoding="utf-8")
     if ends_well("--recipe", str(recipe)) == 0:  # what is accepted can be written down and read again
-        built = build(tomllib.loads(recipe.read_text(encoding="utf-8")), "recipe")
-        assert build(tomllib.loads(dump(built)), "dump") == built
+        built = check_settings(tomllib.loads(recipe.read_text(encoding="utf-8")), "recipe")
+        assert check_settings(tomllib.loads(dump(built)), "dump") == built
 
 
 def cut_and_bent(text: bytes) -> st.SearchStrategy[bytes]:

@@ -11,12 +11,12 @@ from PIL import Image
 from pretrain import sources
 from pretrain.cli import main
 from pretrain.clock import SECTIONS, Clock
-from pretrain.config import SwavSettings
 from pretrain.data import train_recipe
-from pretrain.errors import BadInput
 from pretrain.loader import Loader
+from pretrain.settings import SwavSettings
 from pretrain.sources import Source
 from small_run import lines, run
+from steady_runs import BadInput
 
 CPU = torch.device("cpu")
 

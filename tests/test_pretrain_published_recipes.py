@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from naive import fabric_of
-from pretrain.build import build_method, build_optimizer
-from pretrain.config import Settings, parse_crops
+from pretrain.assemble import assemble_method, assemble_optimizer
 from pretrain.data import train_recipe
-from pretrain.recipe_files import build, read_recipe
+from pretrain.recipe_files import check_settings, read_recipe
 from pretrain.schedule import lr_at
+from pretrain.settings import RunSettings, parse_crops
 from pretrain.step import update
 
 DEEPCLUSTER: dict[str, Any] = {
@@ -105,8 +105,8 @@ CIFAR = {
 }  # fmt: skip
 
 
-def recipe(name: str) -> Settings:
-    return build(read_recipe(name)[0], name)
+def recipe(name: str) -> RunSettings:
+    return check_settings(read_recipe(name)[0], name)
 
 
 @pytest.mark.parametrize("name", IMAGENET | CIFAR)
@@ -134,7 +134,7 @@ def test_one_step_at_true_shapes(name: str) -> None:
     """ResNet-50, K and crops of the recipe, two images; labels and centroids are random, as clustering them is not
     what is tested."""
     settings = recipe(name)
-    method = build_method(settings, 20_000).train()
+    method = assemble_method(settings, 20_000).train()
     generator = torch.Generator().manual_seed(0)
     for buffer in ("labels", "memory.assignments", "centroids"):
         state = method.state_dict()
@@ -149,7 +149,7 @@ def test_one_step_at_true_shapes(name: str) -> None:
         for spec in map(parse_crops, settings.crops)
         for _ in range(spec.n_crops)
     ]
-    optimizer = build_optimizer(method, settings)
+    optimizer = assemble_optimizer(method, settings)
     before = {key: value.clone() for key, value in method.state_dict().items()}
     fabric = fabric_of("bf16-mixed" if settings.precision == "bf16" else "32-true")
     lr = lr_at(0, 312, settings)

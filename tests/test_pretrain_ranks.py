@@ -16,10 +16,10 @@ import pytest
 import torch
 from forks import forked_ranks
 from pretrain.cli import main
-from pretrain.errors import BadInput
-from pretrain.parts import check_parts
+from pretrain.micro_batches import check_micro_batches
 from pretrain.rendezvous import adopt_slurm_tasks
 from small_run import ROOT, SMALL, SMALL_RUNS, lines, weights
+from steady_runs import BadInput
 
 STEPS = 20
 DAILY = {("odc", 2), ("swav", 2)}  # the others with `-m slow`
@@ -49,17 +49,20 @@ def ranks(n: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("method", "n"),
+    ("method", "n", "more"),
     [
-        pytest.param(method, n, marks=[] if (method, n) in DAILY else pytest.mark.slow)
-        for method in EQUAL_RUN
-        for n in (2, 3)
+        *(
+            pytest.param(method, n, [], marks=[] if (method, n) in DAILY else pytest.mark.slow)
+            for method in EQUAL_RUN
+            for n in (2, 3)
+        ),
+        *(pytest.param("odc", n, ["--shard-memory"], marks=pytest.mark.slow) for n in (2, 3)),
     ],
 )
-def test_many_ranks_equal_one_process(method: str, n: int, tmp_path: Path) -> None:
+def test_many_ranks_equal_one_process(method: str, n: int, more: list[str], tmp_path: Path) -> None:
     one, many = tmp_path / "one", tmp_path / "many"
     assert main([method, *EQUAL_RUN[method], "--quiet", "--out", str(one)]) == 0
-    done = forked_ranks(n, lambda: main([method, *EQUAL_RUN[method], "--out", str(many)]), tmp_path / "said")
+    done = forked_ranks(n, lambda: main([method, *EQUAL_RUN[method], *more, "--out", str(many)]), tmp_path / "said")
     assert done.codes == [0] * n, done.errors
     assert "backbone " in done.out[0]
     assert not any(done.out[1:])  # only the first rank speaks
@@ -140,8 +143,8 @@ def test_ranks_have_as_many_parts(world: int, batch: int, micro: int) -> None:
     with pytest.raises(
         BadInput, match=rf"--batch {batch} over {world} processes .* take a --batch that {world} divides"
     ):
-        check_parts(batch, world, micro)
-    check_parts(batch - batch % world, world, micro)
+        check_micro_batches(batch, world, micro)
+    check_micro_batches(batch - batch % world, world, micro)
 
 
 def test_a_rank_needs_two_images(tmp_path: Path) -> None:

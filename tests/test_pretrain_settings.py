@@ -5,20 +5,20 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from pretrain.config import METHODS, OdcSettings, SwavSettings, parse_crops
 from pretrain.data import eval_recipe, train_recipe
 from pretrain.method import n_clusters
-from pretrain.recipe_files import build, dump, read_recipe, recipe_names
+from pretrain.recipe_files import check_settings, dump, read_recipe, recipe_names
 from pretrain.schedule import lr_at
+from pretrain.settings import METHODS, OdcSettings, SwavSettings, parse_crops
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_valid_and_says_what_to_expect(name: str) -> None:
     values, about = read_recipe(name)
-    settings = build(values, name)
+    settings = check_settings(values, name)
     assert {"what", "expect", "cost"} <= about.keys()
     assert train_recipe(settings).specs[0].size == parse_crops(settings.crops[0]).size
-    assert build(tomllib.loads(dump(settings)), "dump") == settings
+    assert check_settings(tomllib.loads(dump(settings)), "dump") == settings
 
 
 def test_step_schedule_drops_once() -> None:

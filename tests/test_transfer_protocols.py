@@ -18,9 +18,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from sobel_resnet import resnet18, resnet50
-from torch import nn
 from steady_runs import Job, Progress, RunFolder, StopSignal, Weights
 from steady_runs.mmengine import Schedule, apply_options
+from torch import nn
 
 VOC_CLASSES = tuple(map(str, range(20)))
 

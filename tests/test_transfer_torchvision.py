@@ -33,9 +33,9 @@ from pycocotools.cocoeval import COCOeval
 from segment.torchvision_data import Maps, Sizes, fit, photometric_distortion, random_crop, saturate
 from segment.torchvision_model import FCN, fcn_loss, predict, windows
 from sobel_resnet import FeatureMaps, ResNet, save_backbone
-from torch import Tensor, nn
 from steady_runs import BadInput, Job
 from steady_runs.plain import Order, Part, Plan, make_plan
+from torch import Tensor, nn
 
 ENGINES: dict[str, ModuleType] = {"detect": detect_engine, "segment": segment_engine}
 APPS = {"coco": "detect", "voc": "segment", "cityscapes": "segment"}

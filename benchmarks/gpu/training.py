@@ -1,4 +1,4 @@
-"""`pretrain.loop.train` as it is, small, and looked at from outside: no loop is copied here."""
+"""`pretrain.train.train` as it is, small, and looked at from outside: no loop is copied here."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from pretrain.build import METHODS
-from pretrain.config import METHODS as SETTINGS
-from pretrain.config import Settings
-from pretrain.loop import train
+from pretrain.assemble import method_class
+from pretrain.settings import METHODS, RunSettings
+from pretrain.train import train
 
 from benchmarks.gpu.part import Figures, Part
 
 
-def settings_of(part: Part, method: str, out: Path, **more: Any) -> Settings:
+def settings_of(part: Part, method: str, out: Path, **more: Any) -> RunSettings:
     """A run of some steps on the drawn images, resident; sizes that a GPU feels, or seconds of a CPU."""
     several = method in ("swav", "deepcluster_v2")
     values: dict[str, Any] = part.size(
@@ -38,13 +37,13 @@ def settings_of(part: Part, method: str, out: Path, **more: Any) -> Settings:
         values |= {"pca_dim": part.size(64, 4), "sobel": True}
     if method == "odc":
         values |= {"min_cluster": 1}  # a split waits, and is no part of a step in steady state
-    return SETTINGS[method].model_validate({"method": method} | values | more)
+    return METHODS[method].model_validate({"method": method} | values | more)
 
 
 @contextlib.contextmanager
 def after_each_step(method: str, look: Callable[[Any, Any, torch.Tensor], None]) -> Iterator[None]:
     """look(method, run, indices) after the method's own `after_step`."""
-    cls = METHODS[method]
+    cls = method_class(method)
     own = cls.after_step
 
     def after_step(self: Any, run: Any, indices: torch.Tensor) -> None:
@@ -55,7 +54,7 @@ def after_each_step(method: str, look: Callable[[Any, Any, torch.Tensor], None])
         yield
 
 
-def lines_of(settings: Settings) -> list[Figures]:
+def lines_of(settings: RunSettings) -> list[Figures]:
     """metrics.jsonl of a run."""
     assert settings.out is not None
     return [json.loads(line) for line in (Path(settings.out) / "metrics.jsonl").read_text().splitlines()]

@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu.part import Figures, NotRun, Part
 
 OURS = ("cluster_memory", "eval_probes", "indexed_images", "multicrop_aug", "sinkhorn", "sobel_resnet")
-APPS = ("steady_runs", "pretrain.cli", "pretrain.loop", "classify", "detect", "segment")
+APPS = ("steady_runs", "pretrain.cli", "pretrain.train", "classify", "detect", "segment")
 # "?": a part that needs it says so, the others run
 OTHERS = ("numpy", "numba", "lightning_fabric", "pydantic", "simplejpeg", "tomli_w", "sklearn", "torchvision")
 RIVALS = ("triton?", "faiss?", "kornia?")

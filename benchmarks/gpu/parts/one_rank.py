@@ -17,7 +17,8 @@ import torch.distributed as dist
 from cluster_memory import EpochBank, KMeans, OnlineClusters
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from pretrain import loop
+from pretrain.assemble import assemble_method
+from pretrain.launch import Machine
 from sinkhorn import EmbeddingQueue, sinkhorn_knopp
 from torch import Tensor
 
@@ -108,26 +109,26 @@ def bank(part: Part, group: Any) -> list[Tensor]:
 
 
 def trained(part: Part, method: str) -> Figures:
-    """Against the loop with micro-batches alone, in float32.
+    """Against training with micro-batches alone, in float32.
 
     With one rank torch's SyncBatchNorm is plain batch norm: its own kernels are not tested. Sums may come in another
     order, and a network that has hardly learnt makes more of that with each step: the first has a bound."""
     more: dict[str, Any] = {"micro_batch": part.size(64, 8), "precision": "32"}
     more |= {"neck_dropout": 0.0} if method == "odc" else {}
     alone = losses_of(part, method, 3, **more)
-    build = loop.build_method
 
     def grouped(settings: Any, n: int, _: Any, *, bn_group: Any, cuda: bool) -> Any:
-        return build(settings, n, dist.group.WORLD, bn_group=dist.group.WORLD, cuda=cuda)
+        return assemble_method(settings, n, dist.group.WORLD, bn_group=dist.group.WORLD, cuda=cuda)
 
-    with patch.object(loop, "build_method", grouped), patch.object(loop, "_launch", lambda _: with_ddp(part)):
+    machine = Machine(with_ddp(part), None)
+    with patch("pretrain.assemble.assemble_method", grouped), patch("pretrain.train.launch", lambda _: machine):
         found = losses_of(part, method, 3, **more)
     off = [abs(a / b - 1) for a, b in zip(found, alone, strict=True)]
     return {"ok": off[0] < 1e-4, "loss off, step 1": off[0], "step 3": off[-1]}
 
 
 def with_ddp(part: Part) -> Fabric:
-    """As `loop._launch` has it for several ranks. Before torch 2.13, DDP knew `broadcast_buffers` alone."""
+    """As `pretrain.launch` has it for several ranks. Before torch 2.13, DDP knew `broadcast_buffers` alone."""
     known = inspect.signature(torch.nn.parallel.DistributedDataParallel.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     os.environ |= {

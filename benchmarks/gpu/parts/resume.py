@@ -17,8 +17,9 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from pretrain import loop
-from pretrain.run_folder import RunFolder
+from pretrain.launch import launch
+from pretrain.run_folder import PretrainFolder
+from pretrain.train import train
 
 from benchmarks.gpu.part import Figures, Part
 from benchmarks.gpu.training import after_each_step, lines_of, settings_of
@@ -62,7 +63,7 @@ def trained(part: Part) -> Figures:
             knn_images=part.size(10_000, 200),
             log_every=20,
         )
-        loop.train(settings)
+        train(settings)
         lines = lines_of(settings)
     last = lines[-1]
     rates = [line["images_per_s"] for line in lines if "images_per_s" in line]
@@ -84,7 +85,7 @@ def killed(part: Part) -> Figures:
             raise RuntimeError(f"the run that was to be killed ended with exit code {code}")
         _child(part, "resume", broken)
         a, b = (torch.load(path / "checkpoint.pt", weights_only=True, map_location="cpu") for path in (whole, broken))
-        metrics = [RunFolder(path).read_metrics() for path in (whole, broken)]
+        metrics = [PretrainFolder(path).read_metrics() for path in (whole, broken)]
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in metrics]
     scores = [lines[-1]["knn_top1"] for lines in metrics]
     names = [name for name in a["method"] if not torch.equal(a["method"][name], b["method"][name])]
@@ -114,26 +115,25 @@ def child(part: Part, what: str, out: Path, kill: bool) -> None:
 
     with after_each_step("swav", look):
         if what == "resume":
-            folder, settings = RunFolder.open(str(out))
-            loop.train(settings, resume=folder)
+            folder = PretrainFolder.existing(out)
+            train(folder.read_config(), resume=folder)
             return
         more = {"data": f"shapes:n={n},n_val={n // 4}", "batch": batch, "epochs": 2, "log_every": 1}
-        loop.train(settings_of(part, "swav", out, **more | {"checkpoint_every": str(a_epoch - 1)}))
+        train(settings_of(part, "swav", out, **more | {"checkpoint_every": str(a_epoch - 1)}))
 
 
 def repeatable_kernels() -> None:
     """The loop lets cuDNN choose by the clock, and two processes may choose differently."""
     warnings.filterwarnings("ignore", message=".*deterministic.*")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    launch = loop._launch
 
     def and_repeatable(settings: Any) -> Any:
-        fabric = launch(settings)
+        machine = launch(settings)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        return fabric
+        return machine
 
-    patch.object(loop, "_launch", and_repeatable).start()
+    patch("pretrain.train.launch", and_repeatable).start()
 
 
 def main() -> None:

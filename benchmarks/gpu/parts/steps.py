@@ -1,4 +1,4 @@
-"""Steps of one method through `pretrain.loop.train`: waits of the host, precision of the convolutions, losses.
+"""Steps of one method through `pretrain.train.train`: waits of the host, precision of the convolutions, losses.
 
 `steps:odc`. The losses are those of the CPU in float32 up to the rounding of each precision."""
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain import loop
+from pretrain.train import train
 from torch import nn
 
 from benchmarks.gpu.part import Figures, NotRun, Part
@@ -83,7 +83,7 @@ def watched(part: Part, method: str, begin: Callable[[], None], end: Callable[[]
     more = part.size({"data": "shapes:n=4096,n_val=64", "batch": 128}, {"data": "shapes:n=160,n_val=16"})
     more |= {"max_steps": n_warm + N_WATCHED, "log_every": 1000}
     with tempfile.TemporaryDirectory() as folder, after_each_step(method, look):
-        loop.train(settings_of(part, method, Path(folder) / "run", **more))
+        train(settings_of(part, method, Path(folder) / "run", **more))
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from pretend_cuda.device import Device, pretended
 from pretrain.cli import main
 from torch import nn
 
-for _name in ("pretrain.loop", "multicrop_aug._cpu", "multicrop_aug._triton"):
+for _name in ("pretrain.train", "multicrop_aug._cpu", "multicrop_aug._triton"):
     import_module(_name)  # before the processes part: each would take seconds
 FORKS = True
 N_STEPS = 2

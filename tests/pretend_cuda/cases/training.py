@@ -20,9 +20,9 @@ from pretend_cuda.device import Device, pretended
 from pretend_cuda.log import Log
 from pretrain import sources
 from pretrain.cli import main
-from pretrain.config import SwavSettings
 from pretrain.data import train_recipe
 from pretrain.loader import Loader
+from pretrain.settings import SwavSettings
 from pretrain.sources import Source
 from torch.optim.optimizer import register_optimizer_step_post_hook
 

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: waiting for data, augmentation, network, method."""
+"""Where the time of a run goes: data, augmentation, network, method."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ SECTIONS = {
 
 
 class Clock:
-    """Seconds by section. A section inside another one is not counted twice.
+    """Counts seconds by section. Time in a nested section counts for the inner one only.
 
-    On a GPU, sections are timed there, by events that nobody waits for before the run ends."""
+    On a GPU, sections are timed by CUDA events, which nothing waits for before the run ends.
+    """
 
     def __init__(self, device: torch.device, before: dict[str, float] | None = None) -> None:
         self.cuda = device.type == "cuda"
@@ -32,16 +33,16 @@ class Clock:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        self._turn()
+        self._switch()
         self._open.append(name)
         try:
             yield
         finally:
-            self._turn()
+            self._switch()
             self._open.pop()
 
     def waiting(self, name: str, batches: Iterable[Any]) -> Iterator[Any]:
-        """The same batches; the time until each is there is counted, on the host also beside a GPU."""
+        """Pass the batches on, and count the time until each arrives; always measured on the host."""
         iterator = iter(batches)
         while True:
             began = time.perf_counter()
@@ -52,7 +53,7 @@ class Clock:
             yield batch
 
     def figures(self) -> dict[str, float]:
-        """`time_SECTION`, seconds of each since the last call; on a GPU, of what it has done by now."""
+        """Seconds of each section since the last call, as `time_SECTION`; on a GPU, of the work it has finished."""
         waiting = []
         for name, began, ended in self._events:
             if ended.query():
@@ -65,15 +66,15 @@ class Clock:
         return new
 
     def summary(self) -> str:
-        """One line: the share of each section in what was timed. Waits for the GPU."""
+        """One line with the percentage of each section. Waits for the GPU."""
         for _, _, ended in self._events:
             ended.synchronize()
         self.figures()
         whole = sum(self.total.values()) or 1.0
         return ", ".join(f"{text} {self.total[name] / whole:.0%}" for name, text in SECTIONS.items())
 
-    def _turn(self) -> None:
-        """What ran until now goes to the innermost open section."""
+    def _switch(self) -> None:
+        """Add the time since the last switch to the innermost open section."""
         now = self._now()
         if self._open and self.cuda:
             self._events.append((self._open[-1], self._since, now))

@@ -1,4 +1,4 @@
-"""What the settings say of images: the sets to open, and the crops to take of them."""
+"""The images of a run and the crops of them, as the settings describe them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from typing import Literal
 
 from indexed_images import IndexedImages, NoSuchSplit, open_images
-from multicrop_aug import Blur, Jitter, Recipe, evaluation
+from multicrop_aug import Blur, CropSpec, Jitter, Recipe, evaluation
+from steady_runs import BadInput
 from torch import Tensor
 
-from pretrain.config import Data, parse_crops
-from pretrain.errors import BadInput
+from pretrain.settings import Data, parse_crops
 
 
 def open_for_training(settings: Data) -> IndexedImages:
-    """The train split; corrupt files are replaced and counted, up to 1 % of the set."""
+    """Open the train split. Corrupt files are replaced by other images and counted, up to 1 % of the set."""
     return _open(settings, settings.data, "train", "replace", "--data")
 
 
 def open_for_validation(settings: Data) -> IndexedImages | None:
-    """`--val`, or else the val split of `--data`; None where there is none, or one without labels."""
+    """Open `--val`, or else the val split of `--data`; None if there is no such split or it has no labels."""
     if settings.val is not None:
         try:
             images = _open(settings, settings.val, "val", "raise", "--val")
@@ -38,7 +38,7 @@ def open_for_validation(settings: Data) -> IndexedImages | None:
 
 
 def class_labels(images: IndexedImages) -> Tensor | None:
-    """(N,) int64; None without labels, or with several an image."""
+    """(N,) int64; None if there are no labels, or several for an image."""
     return images.labels if images.labels is not None and images.labels.ndim == 1 else None
 
 
@@ -52,11 +52,13 @@ def _open(settings: Data, spec: str, split: str, on_corrupt: Literal["raise", "r
 
 
 def train_recipe(data: Data) -> Recipe:
-    """The crops and photometric changes that the settings ask for."""
+    """The training crops and their photometric augmentations."""
     brightness, contrast, saturation, hue = data.jitter
     return Recipe(
-        specs=tuple(parse_crops(text) for text in data.crops),
-        flip=data.flip,  # first: MMSelfSup flips last in SwAV, which is the same, as nothing but rotation knows left
+        specs=tuple(CropSpec(size, n, scale) for n, size, scale in map(parse_crops, data.crops)),
+        # Flipped first. MMSelfSup flips last in SwAV, which gives the same: no other operation but rotation, which
+        # SwAV does not use, tells left from right.
+        flip=data.flip,
         rotation_degrees=data.rotation,
         jitter=Jitter(brightness, contrast, saturation, hue, p=data.jitter_p),
         grey=data.grey,
@@ -68,6 +70,7 @@ def train_recipe(data: Data) -> Recipe:
 
 
 def eval_recipe(data: Data) -> Recipe:
+    """The centre crop for features and scores."""
     size = data.eval_size or parse_crops(data.crops[0]).size
     resize = data.eval_resize or (size if size < 96 else math.ceil(size * 8 / 7))
     return evaluation(size, resize=resize, mean=data.mean, std=data.std)

@@ -1,4 +1,4 @@
-"""Numbers from the device to the host, many at once: each copy of its own would make the host wait for a GPU."""
+"""Copy many numbers from the device to the host at once. Separate copies would wait for the GPU once each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The tensors on the CPU, by one copy and one wait however many they are; without gradient, contiguous."""
+    """Copy tensors to the CPU with one copy and one wait. The results have no gradient and are contiguous."""
     found = [tensor.detach() for tensor in tensors]
-    # the widest numbers first, so that each tensor starts at a multiple of its own width
+    # the largest element size first, so that each tensor starts at a multiple of its own
     away = sorted((i for i, t in enumerate(found) if t.device.type != "cpu"), key=lambda i: -found[i].element_size())
     if not away:
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import matplotlib as mpl
@@ -10,13 +9,11 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from steady_runs.html import PLOT_STYLE, svg
 from torch import Tensor
 
 INK, ACCENT, SECOND = "#30343b", "#2f6fde", "#d9822b"
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "cluster-ssl",
-    "font.family": "sans-serif",
+_STYLE: Any = PLOT_STYLE | {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -56,7 +53,7 @@ def curves(metrics: list[dict[str, Any]]) -> Markup:
                 axis.set_ylim(bottom=0)
         for axis in axes[len(have) :]:
             axis.set_visible(False)
-        return _svg(figure)
+        return svg(figure, dpi=150, transparent=True)
 
 
 def cluster_sizes(sizes: Tensor) -> Markup:
@@ -69,7 +66,7 @@ def cluster_sizes(sizes: Tensor) -> Markup:
         axis.axhline(ordered.mean(), color=SECOND, linewidth=1.2)
         axis.annotate("mean", (len(ordered) - 1, ordered.mean()), color=SECOND, ha="right", va="bottom")
         axis.set(xlabel="cluster, by size", ylabel="images", ylim=(0, None), xlim=(-0.5, len(ordered) - 0.5))
-        return _svg(figure)
+        return svg(figure, dpi=150, transparent=True)
 
 
 def embedding_map(features: Tensor, colours: Tensor, names: list[str] | None) -> Markup:
@@ -94,11 +91,4 @@ def embedding_map(features: Tensor, colours: Tensor, names: list[str] | None) ->
         if names and len(shown) <= 20:
             axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
         axis.set(xticks=[], yticks=[])
-        return _svg(figure)
-
-
-def _svg(figure: Figure) -> Markup:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", dpi=150, transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])  # matplotlib escapes the text it writes
+        return svg(figure, dpi=150, transparent=True)

@@ -1,7 +1,7 @@
 """From images to batches of crops: decoding in worker processes, augmentation there or on the GPU.
 
-A batch follows from the epoch and the indices of its images alone: no loader holds labels, a generator or any state, so
-a batch is the same whoever makes it.
+A batch depends only on the epoch and the indices of its images. Loaders hold no labels, generators or other state, so a
+batch is the same whichever process makes it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from indexed_images import CorruptImage, IndexedImages
 from multicrop_aug import PackedImages, Recipe, render
+from steady_runs import BadInput
 from torch import Tensor
 
 from pretrain.clock import Clock
-from pretrain.errors import BadInput
 from pretrain.sources import Source
 from pretrain.workers import Pool, default_workers
 
@@ -25,7 +25,7 @@ Batch = tuple[list[Tensor], Tensor]  # V crops of (B, 3, S, S) float32 or bfloat
 
 @dataclass(frozen=True)
 class Packing:
-    """Of (epoch, indices), the images of a batch, decoded and packed; a job of the pool."""
+    """A job of the pool: decode and pack the images of a batch."""
 
     images: IndexedImages
 
@@ -35,7 +35,7 @@ class Packing:
 
 @dataclass(frozen=True)
 class Cropping:
-    """Of (epoch, indices), the crops of a batch, made on the CPU; a job of the pool."""
+    """A job of the pool: make the crops of a batch on the CPU."""
 
     source: Source
     recipe: Recipe
@@ -48,7 +48,7 @@ class Cropping:
 
 
 def read(images: IndexedImages, indices: Tensor) -> list[Tensor]:
-    """Pixels uint8 (3, H, W) of each image. Raises BadInput for a corrupt file, where that is the policy."""
+    """Decode images to uint8 (3, H, W). Raises BadInput for a corrupt file, unless corrupt files are replaced."""
     try:
         return [images[i].image for i in indices.tolist()]
     except CorruptImage as error:
@@ -65,13 +65,13 @@ def cropped(
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[Tensor]:
-    """V crops (B, 3, S, S) of a batch, channels last, on `device`: of these images, or of the source's pixels."""
+    """V crops (B, 3, S, S), channels last, on `device`: of `images`, or of the source's pixels if None."""
     rows = None
     if images is None:
         assert source.pixels is not None
         sizes, rows = torch.tensor(source.pixels.shape[2:]), indices
         pixels = source.pixels
-        if pixels.device != device:  # they stay on the host, as the GPU has no room for them
+        if pixels.device != device:  # in main memory, as they do not fit on the GPU
             chosen = torch.empty(len(indices), *pixels.shape[1:], dtype=pixels.dtype, pin_memory=device.type == "cuda")
             pixels = torch.index_select(pixels, 0, indices, out=chosen).to(device, non_blocking=True)
             rows = None
@@ -90,11 +90,20 @@ def _sizes(images: list[Tensor]) -> Tensor:
 class Loader:
     """Batches of crops on the device, in order.
 
-    On a CPU the pool makes the crops, or this process where the pool has no workers. A GPU makes them itself: of the
-    resident set, or of images that the pool has decoded and packed. Each batch is made on a stream of its own while the
-    batch before it trains, and nothing waits for the GPU.
+    For training on a CPU, the pool makes the crops, or this process if the pool has no workers. On a GPU, the GPU makes
+    them, from resident images or from images that the pool has decoded and packed. It does so on a CUDA stream of its
+    own, while the previous batch trains. The host never waits for the GPU.
 
-    pool: shared with other loaders; if None, one of `workers` processes for this loader alone."""
+    Args:
+        source: The images.
+        recipe: How they are cropped and augmented.
+        seed: Of the augmentation.
+        device: Where the batches go.
+        pool: Shared with other loaders; if None, one of `workers` processes for this loader alone.
+        workers: Processes of that pool; by the number of cores if None.
+        dtype: Of the crops, float32 or bfloat16.
+        on_device: Make crops on the device; True for a GPU if None.
+    """
 
     def __init__(
         self,
@@ -109,7 +118,6 @@ class Loader:
         on_device: bool | None = None,
     ) -> None:
         self.source, self.recipe, self.seed, self.device, self.dtype = source, recipe, seed, device, dtype
-        # on a GPU, unless a test wants to see the same on a CPU
         self.on_device = device.type == "cuda" if on_device is None else on_device
         resident = source.pixels is not None
         if pool is None:
@@ -128,9 +136,9 @@ class Loader:
         return len(self.source)
 
     def batches(self, epoch: int, indices: list[Tensor], clock: Clock | None = None) -> Iterator[Batch]:
-        """A batch of crops for each of the (B,) int64 indices on the CPU.
+        """Yield a batch of crops for each (B,) int64 tensor of indices on the CPU.
 
-        clock: told how long was waited for data, and how long crops took where they are made in this process."""
+        `clock` is told how long the loop waited for data, and how long crops took that this process made."""
         clock = clock or Clock(torch.device("cpu"))
         loaded: Iterable[Any] = [None] * len(indices)
         if self._job is not None:
@@ -155,14 +163,16 @@ class Loader:
             return crops, rows.to(self.device, non_blocking=True)
 
     def _ahead(self, made: Iterator[Batch], stream: torch.cuda.Stream) -> Iterator[Batch]:
-        """The same batches, each begun on `stream` before the one ahead of it is handed out."""
+        """Yield the same batches, each started on `stream` before the previous one is yielded."""
 
         def begun() -> tuple[Batch, torch.cuda.Event] | None:
             with torch.cuda.stream(stream):
                 batch = next(made, None)
                 return None if batch is None else (batch, stream.record_event())
 
-        stream.wait_stream(torch.cuda.current_stream(self.device))  # the resident set may have been copied just now
+        stream.wait_stream(
+            torch.cuda.current_stream(self.device)
+        )  # resident images may still be on their way to the GPU
         following = begun()
         while following is not None:
             (crops, rows), is_made = following
@@ -170,5 +180,5 @@ class Loader:
             now = torch.cuda.current_stream(self.device)
             now.wait_event(is_made)  # the GPU waits, not the host
             for tensor in (*crops, rows):
-                tensor.record_stream(now)  # its memory may be reused once this stream is done with it, too
+                tensor.record_stream(now)  # keeps the allocator from reusing its memory too early
             yield crops, rows

@@ -1,4 +1,4 @@
-"""What a method is to the loop: an `nn.Module` with four moments, and what it says about itself."""
+"""What a method is to the training loop: an `nn.Module` with four hooks, and what it reports about itself."""
 
 from __future__ import annotations
 
@@ -7,68 +7,86 @@ from typing import Any
 
 import torch
 from sobel_resnet import ResNet
+from steady_runs import BadInput
 from torch import Tensor, nn
 
-from pretrain.config import Settings
-from pretrain.errors import BadInput
 from pretrain.run import Run
+from pretrain.settings import RunSettings
 
 
 class Method(nn.Module, ABC):
-    """One file of `methods/` each. All state is parameters and buffers, so that a checkpoint is its `state_dict`."""
+    """Base of the methods, one file of `methods/` each. All state is in parameters and buffers, so in `state_dict`.
+
+    Attributes:
+        backbone: The network that is the result of the run.
+        k: Clusters or prototypes; of each clustering, if there are several.
+        embeddings: (rows, D) of the last loss, without gradient; checked for collapse.
+        remedies: What to try against collapse, the most likely remedy first.
+        remark: A line to print before training starts, or None.
+    """
 
     backbone: ResNet
-    k: int  # clusters or prototypes; of a method with several clusterings, of each
-    embeddings: Tensor  # (rows, D) of the last loss, without gradient: watched for collapse
-    remedies: tuple[str, ...]  # against collapse, the most likely first
-    remark: str | None = None  # said before training starts
+    k: int
+    embeddings: Tensor
+    remedies: tuple[str, ...]
+    remark: str | None = None
 
-    # ---- the four moments ----
+    # ---- the four hooks ----
 
     def start(self, run: Run) -> None:
-        """Before the first step; not after a resume."""
+        """Called before the first step of a new run, and not after a resume."""
 
     def begin_epoch(self, run: Run, epoch: int) -> Tensor | None:
-        """Before the first step of an epoch. May return the order of its images; None = a keyed permutation."""
+        """Called before the first step of an epoch. Returns the order of its images; None = a random permutation."""
         return None
 
     @abstractmethod
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
-        """crops: V of (B, 3, S, S), in the order of the recipe. indices: (B,) of the data set. Returns a scalar."""
+        """Compute the loss of a batch.
+
+        Args:
+            crops: V of (B, 3, S, S), in the order of the recipe.
+            indices: (B,) int64, the images' positions in the data set.
+
+        Returns:
+            A scalar.
+        """
 
     def after_step(self, run: Run, indices: Tensor) -> None:
-        """After the optimiser's step."""
+        """Called after the optimiser's step."""
 
-    # ---- what it says ----
+    # ---- what it reports ----
 
     def figures(self) -> dict[str, Tensor | float]:
-        """Numbers for a line of metrics.jsonl; 0-dim tensors stay on the device, and NaN means not known yet."""
+        """Numbers for a line of metrics.jsonl. 0-dim tensors stay on the device; NaN means not known yet."""
         return {}
 
     @abstractmethod
     def assign(self, run: Run) -> Tensor:
-        """Cluster (N,) int64 of each image as the method stands. Collective."""
+        """The current cluster of each image, (N,) int64. Collective."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """For the optimiser; `lr_factor` and `frozen_steps` (first steps without an update) where not 1 and 0."""
+        """Parameter groups for the optimiser. A group may have `lr_factor` (1) and `frozen_steps` (0)."""
         return [{"params": list(self.parameters())}]
 
 
 def sizes_of(assignments: Tensor, k: int) -> Tensor:
-    """Members of each cluster, (K,) int64, of assignments (N,); negative ones are left out. Never waits for a GPU."""
+    """Number of members of each cluster, (K,) int64. Negative assignments count nowhere. Never waits for a GPU."""
     sizes = torch.zeros(k, dtype=torch.int64, device=assignments.device)
     return sizes.scatter_add_(0, assignments.clamp(min=0), (assignments >= 0).long())
 
 
 def size_figures(sizes: Tensor) -> dict[str, Tensor | float]:
-    """What a line of metrics.jsonl says of cluster sizes (K,); effective clusters are exp(entropy of the sizes)."""
-    share = sizes.double() / sizes.sum()
-    effective = torch.special.entr(share).sum().exp()
+    """Figures of cluster sizes (K,): smallest, largest, and effective_clusters = exp(entropy of the sizes)."""
+    probability = sizes.double() / sizes.sum()
+    effective = torch.special.entr(probability).sum().exp()
     return {"smallest": sizes.amin(), "largest": sizes.amax(), "effective_clusters": effective}
 
 
-def n_clusters(settings: Settings, n_images: int, at_most: int) -> int:
-    """`--k`, checked, or else one cluster for 100 images: at least 20 where five images each can fill them."""
+def n_clusters(settings: RunSettings, n_images: int, at_most: int) -> int:
+    """`--k`, or by default one cluster per 100 images, but at least 20 if that leaves five images for each.
+
+    Raises BadInput if `--k` is more than the number of images."""
     default = max(2, min(at_most, max(n_images // 100, min(n_images // 5, 20))))
     if settings.k is None:
         return default

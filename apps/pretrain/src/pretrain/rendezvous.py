@@ -15,8 +15,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 from lightning_fabric.plugins.environments import SLURMEnvironment
-
-from pretrain.errors import BadInput
+from steady_runs import BadInput
 
 
 def adopt_slurm_tasks() -> None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 
 import torch
 from cluster_memory import cluster_stats
 from eval_probes import nearest_neighbours
 from indexed_images import IndexedImages
-from jinja2 import Environment, PackageLoader
 from PIL import Image
-from torch import Tensor
 from steady_runs import duration
+from steady_runs.html import data_uri, render_page, tile
+from steady_runs.keys import generator
+from torch import Tensor
 
 from pretrain import figures
-from pretrain.config import Settings
 from pretrain.data import class_labels
-from pretrain.keys import generator
 from pretrain.recipe_files import dump
-from pretrain.run_folder import RunFolder
+from pretrain.run_folder import PretrainFolder
+from pretrain.settings import RunSettings
 
 TILE = 64  # pixels of one image in a montage
 PER_CLUSTER = 20
@@ -35,7 +33,7 @@ class Montage:
 
 
 def write_report(
-    folder: RunFolder, settings: Settings, images: IndexedImages, features: Tensor, assignments: Tensor
+    folder: PretrainFolder, settings: RunSettings, images: IndexedImages, features: Tensor, assignments: Tensor
 ) -> None:
     """features: (N, D) of the finished backbone; assignments: (N,) cluster of each image at the end."""
     metrics = folder.read_metrics()
@@ -43,8 +41,9 @@ def write_report(
     k = int(assignments.max()) + 1
     stats = cluster_stats(assignments, k)
     subset = torch.randperm(len(images), generator=generator(settings.seed, "map"))[:MAP_POINTS].sort().values
-    page = Environment(loader=PackageLoader("pretrain", "."), autoescape=True).get_template("report.html.j2")
-    html = page.render(
+    html = render_page(
+        "pretrain",
+        "report.html.j2",
         name=folder.path.name,
         settings=settings,
         toml=dump(settings),
@@ -81,7 +80,7 @@ def _cluster_montages(images: IndexedImages, assignments: Tensor, sizes: Tensor,
             members = (assignments == c).nonzero().flatten()
             pick = members[torch.randperm(len(members), generator=generator(seed, "montage", c))[:PER_CLUSTER]]
             title = f"{kind}: cluster {c}, {len(members):,} images"
-            montages.append(Montage(title, _picture([_tile(images, int(i)) for i in pick], columns=10)))
+            montages.append(Montage(title, _picture([tile(images[int(i)].image, TILE) for i in pick], columns=10)))
     return montages
 
 
@@ -92,16 +91,8 @@ def _neighbour_montage(images: IndexedImages, features: Tensor, seed: int) -> st
     tiles = []
     for query, row in zip(queries.tolist(), found.tolist(), strict=True):
         others = [i for i in row if i != query][: len(row) - 1]
-        tiles += [_tile(images, i) for i in (query, *others)]
+        tiles += [tile(images[i].image, TILE) for i in (query, *others)]
     return _picture(tiles, columns=found.shape[1], first_apart=True)
-
-
-def _tile(images: IndexedImages, index: int) -> Image.Image:
-    picture = Image.fromarray(images[index].image.permute(1, 2, 0).numpy())
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    enlarge = Image.Resampling.NEAREST if side < TILE else Image.Resampling.LANCZOS
-    return picture.resize((TILE, TILE), enlarge, box=(left, top, left + side, top + side))
 
 
 def _picture(tiles: list[Image.Image], columns: int, *, first_apart: bool = False) -> str:
@@ -110,9 +101,7 @@ def _picture(tiles: list[Image.Image], columns: int, *, first_apart: bool = Fals
     rows = -(-len(tiles) // columns)
     width = min(columns, len(tiles)) * (TILE + gap) - gap + apart
     sheet = Image.new("RGBA", (width, rows * (TILE + gap) - gap))
-    for i, tile in enumerate(tiles):
+    for i, picture in enumerate(tiles):
         row, column = divmod(i, columns)
-        sheet.paste(tile, (column * (TILE + gap) + (apart if column else 0), row * (TILE + gap)))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        sheet.paste(picture, (column * (TILE + gap) + (apart if column else 0), row * (TILE + gap)))
+    return data_uri(sheet)

@@ -1,12 +1,12 @@
-"""Learning rate as a pure function of the step, so that resume needs no scheduler state."""
+"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
 
 import math
 
-from pretrain.config import Training
+from pretrain.settings import Training
 
 
 def lr_at(step: int, steps_per_epoch: int, settings: Training) -> float:
-    """Learning rate of step `step` (0-based): linear warm-up, then steps or a cosine, both ends included."""
+    """Learning rate of step `step` (0-based): linear warm-up, then steps or a cosine, with both end values reached."""
     warmup = settings.warmup_epochs * steps_per_epoch
     if step < warmup:
         return settings.warmup_lr + (settings.lr - settings.warmup_lr) * step / max(warmup - 1, 1)

@@ -1,4 +1,4 @@
-"""Images of a run, and how much of them is kept decoded in memory."""
+"""The images of a run, kept decoded in memory or read from their files."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from dataclasses import dataclass
 
 import torch
 from indexed_images import CorruptImage, IndexedImages
+from steady_runs import BadInput
 from torch import Tensor
-
-from pretrain.errors import BadInput
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Source:
-    """Images, and what is kept of them.
+    """Images and, if they are resident, their pixels.
 
-    pixels: (N, 3, H, W) uint8: all images, on the device of the crops or, for a GPU that they do not fit on, in main
-    memory; None = images are read and decoded for each batch."""
+    Attributes:
+        images: The data set.
+        pixels: (N, 3, H, W) uint8, all images, on the training device, or in main memory if they do not fit on the
+            GPU. None = images are read and decoded for each batch.
+    """
 
     images: IndexedImages
     pixels: Tensor | None = None
@@ -31,11 +33,21 @@ class Source:
         images: IndexedImages,
         resident: str,
         device: torch.device,
-        progress: Callable[[str, float], None] = lambda what, share: None,
+        progress: Callable[[str, float], None] = lambda what, fraction: None,
     ) -> Source:
-        """resident: as the setting. "off"; "on", for images of one size; a number of pixels, the side that every image
-        is resized and centre-cropped to; "auto": sets without encoded files, which are arrays anyway, if they fit in
-        half of a GPU's free memory. Raises BadInput where images cannot be kept as asked."""
+        """Decode the images into memory if `resident` asks for it.
+
+        Args:
+            images: The data set.
+            resident: The setting: "off"; "on", for images of one size; a number of pixels, to which every image is
+                resized and centre-cropped; "auto", which keeps sets that are arrays if they fit in half of a GPU's free
+                memory.
+            device: The training device.
+            progress: Told the fraction that is decoded.
+
+        Raises:
+            BadInput: If the images have several sizes, are corrupt, or need more memory than there is.
+        """
         if resident == "off" or (resident == "auto" and not _is_an_array_that_fits(images, device)):
             return cls(images)
         side = int(resident) if resident.isdecimal() else None
@@ -59,7 +71,7 @@ class Source:
 
     @property
     def remark(self) -> str | None:
-        """What was done to the images, for the header of a run; None where they are as in their files."""
+        """A line on resident images for the header of a run; None if images are used as they are in their files."""
         if self.pixels is None or self.images.bytes(0) is None:
             return None
         height, width = self.pixels.shape[2:]
@@ -78,9 +90,9 @@ def _is_an_array_that_fits(images: IndexedImages, device: torch.device) -> bool:
 
 
 def _place_for(n_bytes: int, device: torch.device, resident: str) -> torch.device:
-    """The device if it has twice the room, else the host. Raises BadInput if the host has no room to decode into."""
+    """The GPU if the images fit in half its free memory, else the CPU. Raises BadInput if main memory is too small."""
     fits = device.type != "cpu" and n_bytes < _free(device) // 2
-    # every rank of the machine decodes all images into main memory, also where they go on to a GPU
+    # every rank of this machine decodes all images into main memory, also if they go on to a GPU
     needed, room = n_bytes * int(os.environ.get("LOCAL_WORLD_SIZE", 1)), _free(torch.device("cpu"))
     if needed > 0.8 * room:
         raise BadInput(
@@ -97,5 +109,5 @@ def _free(device: torch.device) -> int:
     try:
         with open("/proc/meminfo") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # another system than Linux: nobody knows, so nothing is refused
+    except (OSError, StopIteration):  # not Linux: unknown, so nothing is refused
         return 2**62

@@ -1,4 +1,4 @@
-"""Batch norm over the batches of all ranks, on any device: torch's own works on GPUs only."""
+"""Synchronised batch norm on any device; torch's own works on GPUs only."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from steady_runs import BadInput
 from torch import Tensor, nn
 
-from pretrain.config import Training
-from pretrain.errors import BadInput
+from pretrain.settings import Training
 
 
 def batch_norm_group(settings: Training, group: Any) -> Any:
-    """The ranks that share batch statistics with this one; None where each has its own. Collective.
+    """The process group whose ranks share batch statistics with this one; None if each has its own. Collective.
 
-    Raises BadInput where `--sync-bn-group` does not divide the number of processes."""
+    Raises BadInput if `--sync-bn-group` does not divide the number of processes."""
     if group is None or not settings.sync_bn:
         return None
     world, size = dist.get_world_size(group), settings.sync_bn_group
@@ -28,12 +28,12 @@ def batch_norm_group(settings: Training, group: Any) -> Any:
 
 
 def synchronise_batch_norm(network: nn.Module, group: Any, *, cuda: bool) -> nn.Module:
-    """The network, its batch norms over all ranks of `group` from now on; the names of its state stay as they are."""
+    """Make the batch norms of `network` use the statistics of all ranks of `group`. Names in its state dict stay."""
     if cuda:
         synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network, group)
         return synced
     if isinstance(network, nn.BatchNorm1d | nn.BatchNorm2d):
-        # its class alone changes, so parameters, buffers and whatever refers to it stay what they are
+        # only the class changes, so that parameters, buffers and references to the module stay valid
         network.__class__ = _SyncBatchNorm1d if isinstance(network, nn.BatchNorm1d) else _SyncBatchNorm2d
         network.group = group
     for child in network.children():
@@ -42,7 +42,7 @@ def synchronise_batch_norm(network: nn.Module, group: Any, *, cuda: bool) -> nn.
 
 
 class _Sum(torch.autograd.Function):
-    """Over ranks, forward and backward."""
+    """Sum over ranks, in the forward and the backward pass."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, group: Any) -> Tensor:
@@ -59,9 +59,9 @@ class _Sum(torch.autograd.Function):
 
 
 class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """In training as `nn.BatchNorm*d` would be on the rows of all ranks put together, forward and backward.
+    """Equal to `nn.BatchNorm*d` on the concatenated rows of all ranks, forward and backward.
 
-    Statistics are float32, in two passes (mean, then squared differences); the running ones are the same everywhere."""
+    Statistics are computed in float32 in two passes: the mean, then the squared differences."""
 
     group: Any
 
@@ -77,14 +77,14 @@ class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = total[:-1] / n
         centred = wide - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(across), self.group) / n
-        self._learn(mean.detach(), variance.detach() * n / (n - 1))
+        self._update_running(mean.detach(), variance.detach() * n / (n - 1))
         y = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
     @torch.no_grad()
-    def _learn(self, mean: Tensor, unbiased: Tensor) -> None:
+    def _update_running(self, mean: Tensor, unbiased: Tensor) -> None:
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
         momentum = self.momentum

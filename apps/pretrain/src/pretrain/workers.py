@@ -1,4 +1,4 @@
-"""Processes that load images: one pool for all loaders of a run, so that scores need none of their own."""
+"""Processes that load images: one pool for all loaders of a run, so that scores start no processes of their own."""
 
 from __future__ import annotations
 
@@ -8,39 +8,45 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from steady_runs import BadInput, WorkerLost
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.errors import BadInput, WorkerLost
-
-# Makes of (epoch, indices of a batch) what a loader wants of its images. Raises BadInput.
+# (epoch, indices of a batch) -> what a loader wants of these images. Raises BadInput.
 Job = Callable[[int, Tensor], Any]
 
 
 class Pool:
     """Worker processes that do the jobs of several loaders, one loader at a time.
 
-    n_workers: processes; 0 = jobs are done here. Processes start with the first batch and live as long as the pool, so
-    every loader must have its job in by then. pin_memory: results come in pinned memory, for copies to a GPU."""
+    The processes start with the first batch and live as long as the pool. So every loader adds its job before that.
+
+    Args:
+        n_workers: Processes; 0 = jobs are done in this process.
+        pin_memory: Return results in pinned memory, for copies to a GPU.
+    """
 
     def __init__(self, n_workers: int, *, pin_memory: bool = False) -> None:
         self.n_workers, self.pin_memory = n_workers, pin_memory
-        self.stream: torch.cuda.Stream | None = None  # on which all loaders of the pool make crops, one at a time
+        self.stream: torch.cuda.Stream | None = None  # all loaders of the pool make crops on it, one at a time
         self._jobs: list[Job] = []
         self._order: list[tuple[int, int, Tensor]] = []  # job, epoch and indices of the batches asked for
         self._loader: DataLoader[Any] | None = None
 
     def add(self, job: Job) -> int:
-        """The number of the job, for `results`."""
+        """Add a job. Returns its number, for `results`."""
         if self._loader is not None:
             raise RuntimeError("the processes of this pool are running: add every job before the first batch")
         self._jobs.append(job)
         return len(self._jobs) - 1
 
     def results(self, job: int, epoch: int, batches: list[Tensor]) -> Iterator[Any]:
-        """What the job makes of each batch, in order. Starting it ends an earlier call that is not through.
+        """Yield the job's result for each batch, in order. A new call ends an earlier one that is unfinished.
 
-        Raises BadInput as the job does, and WorkerLost if a process is gone."""
+        Raises:
+            BadInput: As the job does.
+            WorkerLost: If a process is gone.
+        """
         self._order = [(job, epoch, batch) for batch in batches]
         if self._loader is None:
             self._loader = DataLoader(
@@ -49,15 +55,16 @@ class Pool:
                 sampler=_Order(self),
                 num_workers=self.n_workers,
                 persistent_workers=self.n_workers > 0,
-                # pinned memory comes in powers of two, and sixteen workers are far ahead with two batches each
+                # Two batches each are enough ahead with the sixteen workers of a GPU, and save pinned memory, whose
+                # allocations are rounded up to powers of two.
                 prefetch_factor=(2 if self.pin_memory else 4) if self.n_workers else None,
                 worker_init_fn=_leave_interrupts_to_the_main_process,
                 pin_memory=self.pin_memory,
             )
         try:
             received = iter(self._loader)
-            # torch's handler would raise at whatever line the training is, in the middle of a step too; without it, a
-            # worker that is gone is noticed here within seconds
+            # torch's handler would raise at any line, also in the middle of a training step. Without it, the loop
+            # below notices a lost worker within seconds.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for result in received:
                 if isinstance(result, BadInput):
@@ -82,7 +89,7 @@ class _Jobs(Dataset[Any]):
         job, epoch, indices = item
         try:
             return self.jobs[job](epoch, indices)
-        except BadInput as error:  # handed over, not raised: it would arrive as the worker's traceback
+        except BadInput as error:  # returned, as a raised one would arrive with the worker's traceback
             return error
 
 
@@ -98,8 +105,11 @@ class _Order:
 
 
 def default_workers(resident: bool, cuda: bool) -> int:
-    """Decoding goes to other processes. Crops of a resident set are made on the GPU, or on a CPU between the steps:
-    they take 6 % of one there, and a process that competes for its cores costs more (docs/log.md)."""
+    """Number of worker processes per rank; 0 for a resident set, which needs no decoding.
+
+    On a CPU, crops of a resident set take 6 % of a step; worker processes, competing for the same cores, cost more
+    (docs/log.md).
+    """
     if resident:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none

@@ -14,9 +14,9 @@ def train(arguments: list[str]) -> None:
 exit_code = run_program(Program("demo", "A demo.", (Command("train", "Train.", train),)), ["train", "--epochs", "3"])
 ```
 
-Parts that need torch or matplotlib are modules to import by name, so that `--help` stays quick: `steady_runs.checkpoint`,
-`steady_runs.keys`, `steady_runs.device`, `steady_runs.html`. `steady_runs.benchmark` turns a transfer benchmark into a
-program of such runs.
+Parts that need torch or matplotlib are imported by their module, so that `--help` stays quick:
+`steady_runs.checkpoint`, `steady_runs.keys`, `steady_runs.device`, `steady_runs.html`. `steady_runs.benchmark` turns a
+transfer benchmark into a program of such runs.
 """
 
 import importlib.metadata

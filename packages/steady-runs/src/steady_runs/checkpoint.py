@@ -127,7 +127,7 @@ class Checkpoints:
 
 
 def _reason(error: Exception) -> Exception:
-    """The OSError that caused it, if any: torch reports a failed write as an error of the zip archive it could not end."""
+    """The OSError that caused it, if any: torch reports a failed write as an error of the zip archive."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):

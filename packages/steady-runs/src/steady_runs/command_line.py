@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from steady_runs.errors import BadInput, TrainingFailed, one_line
 from steady_runs.settings import nearest
-from steady_runs.unexpected import describe, is_out_of_memory
+from steady_runs.unexpected import describe, is_out_of_memory, summary
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GONE = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV}
@@ -57,12 +57,14 @@ class Program:
         what: One line that says what it is for.
         commands: In the order of `--help`.
         more: Examples and notes, printed below the commands.
+        memory_advice: What to do when the GPU has no memory left.
     """
 
     name: str
     what: str
     commands: tuple[Command, ...]
     more: str = ""
+    memory_advice: str = "take a smaller --batch"
 
 
 def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
@@ -96,7 +98,9 @@ def run_program(program: Program, argv: Sequence[str] | None = None) -> int:
             _leave(program.name, error)
         if traced:
             raise
-        return fail(program.name, describe(error, program.name), 3 if is_out_of_memory(error) else 1)
+        if is_out_of_memory(error):
+            return fail(program.name, f"the GPU has no memory left; {program.memory_advice}. {summary(error)}", 3)
+        return fail(program.name, describe(error, program.name), 1)
 
 
 def help_text(program: Program) -> str:

@@ -24,10 +24,13 @@ def render_page(package: str, template: str, **content: Any) -> str:
     return page.render(**content).encode(errors="replace").decode()
 
 
-def svg(figure: Figure) -> Markup:
-    """A figure as an SVG element. Make and convert it within `matplotlib.rc_context(PLOT_STYLE)`."""
+def svg(figure: Figure, **options: Any) -> Markup:
+    """A figure as an SVG element; its text is escaped. Call within `matplotlib.rc_context(PLOT_STYLE)`.
+
+    `options` go to `Figure.savefig`.
+    """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, **options)
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])
 

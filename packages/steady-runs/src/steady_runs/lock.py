@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -21,6 +22,7 @@ FILE = ".lock"
 class FolderLock:
     """A context that holds the lock of a folder.
 
+    The lock is a POSIX record lock: worker processes do not inherit it, so it is free as soon as its owner is dead.
     `warning` says so in a line where the file system cannot lock (some network disks, Windows); the run goes on then.
 
     Raises:
@@ -39,13 +41,14 @@ class FolderLock:
         while True:
             file = self.path.open("a+")
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                owner = file.read().strip() or "another process"
-                file.close()
-                raise BadInput(f"{self.path.parent}: {owner} writes there; wait for it, or stop it first") from None
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    file.seek(0)
+                    owner = file.read().strip() or "another process"
+                    file.close()
+                    text = f"{self.path.parent}: {owner} writes there; wait for it, or stop it first"
+                    raise BadInput(text) from None
                 file.close()
                 self.warning = (
                     f"{self.path.parent} cannot be locked ({error.strerror}): "

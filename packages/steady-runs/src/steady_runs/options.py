@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from steady_runs.errors import BadInput
-from steady_runs.settings import Settings, choices, is_fixed, nearest, option_name, takes_several
+from steady_runs.settings import Settings, choices, is_fixed, n_values, nearest, option_name
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,8 +85,9 @@ def _add(group: Any, name: str, model: type[Settings], defaults: Settings | None
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
     if default not in (None, "", ()):
         text += f" (default: {shown})".replace("%", "%%")
-    several: Any = {"nargs": "+"} if takes_several(field.annotation) else {}
-    group.add_argument(option_name(name), metavar=_metavar(field.annotation), help=text, **several)
+    group.add_argument(
+        option_name(name), metavar=_metavar(field.annotation), nargs=n_values(field.annotation), help=text
+    )
 
 
 def _metavar(annotation: Any) -> str:

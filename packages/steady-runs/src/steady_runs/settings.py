@@ -70,11 +70,14 @@ def is_fixed(annotation: Any) -> bool:
     return typing.get_origin(annotation) is Literal and len(typing.get_args(annotation)) == 1
 
 
-def takes_several(annotation: Any) -> bool:
-    """Whether the option takes several values: `tuple[...]`, also inside `Optional`."""
+def n_values(annotation: Any) -> int | str | None:
+    """How many values the option takes: 3 for `tuple[int, int, int]`, "+" for `tuple[int, ...]`, None for one."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return any(takes_several(inner) for inner in typing.get_args(annotation))
-    return typing.get_origin(annotation) is tuple
+        return next((n for n in map(n_values, typing.get_args(annotation)) if n is not None), None)
+    if typing.get_origin(annotation) is not tuple:
+        return None
+    items = typing.get_args(annotation)
+    return "+" if Ellipsis in items else len(items)
 
 
 def _first_error(error: ValidationError, model: type[Settings], *, as_options: bool) -> str:

@@ -11,7 +11,7 @@ from steady_runs.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A process often gets the same signal twice: from the scheduler or terminal, which signals every process of a job, and
-# from `torchrun` or `uv run`, which forward theirs. A second signal within this time is such a copy, not a second Ctrl-C.
+# from `torchrun` or `uv run`, which forward theirs. A second one within this time is a copy, not a second Ctrl-C.
 ECHO_S = 3.0
 
 

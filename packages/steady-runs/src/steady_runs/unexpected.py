@@ -12,12 +12,13 @@ from steady_runs.errors import one_line
 
 def describe(error: Exception, program: str) -> str:
     """Describe in one line an error that is neither bad input nor failed training; write its traceback to a file."""
+    return f"{summary(error)}. This is a fault of {program}, please report it; {_kept(error, program)}"
+
+
+def summary(error: Exception) -> str:
+    """Kind, message and place of an error, in one line."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(last.filename).name}:{last.lineno}"
-    text = f"{type(error).__name__}: {one_line(error)} ({where})"
-    if is_out_of_memory(error):
-        return f"the GPU has no memory left; take a smaller --batch. {text}"
-    return f"{text}. This is a fault of {program}, please report it; {_kept(error, program)}"
+    return f"{type(error).__name__}: {one_line(error)} ({Path(last.filename).name}:{last.lineno})"
 
 
 def is_out_of_memory(error: Exception) -> bool:

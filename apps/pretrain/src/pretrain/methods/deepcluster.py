@@ -1,10 +1,10 @@
-"""DeepCluster (Caron et al. 2018, arXiv:1807.05520): cluster, then learn the clusters as if they were classes.
+"""DeepCluster (Caron et al. 2018, arXiv:1807.05520): cluster all images, then train on the clusters as classes.
 
     every epoch  features of all images -> PCA, whitening, unit rows -> k-means -> labels
-                 the head starts anew; images are drawn evenly over the clusters
+                 the head is re-initialised; images are sampled uniformly over the clusters
     every step   loss = cross-entropy(head(backbone(crop)), labels of the batch)
 
-Labels are a buffer, looked up by image index in the loss: no worker holds a copy that could grow stale.
+Labels are a buffer that the loss indexes by image, so no worker process holds a copy that could become outdated.
 """
 
 # B images of this process, V crops of each, N of the data set, D dimension of the features, K clusters
@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from cluster_memory import KMeans, PCAWhitening, balanced_indices, cluster_stats
 from sobel_resnet import ResNet
+from steady_runs import TrainingFailed
+from steady_runs.keys import generator, key
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from pretrain.config import DeepClusterSettings
-from pretrain.errors import TrainingFailed
-from pretrain.keys import generator, key
 from pretrain.method import Method, n_clusters, size_figures
-from pretrain.parts import in_parts, mean_over_ranks
+from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
+from pretrain.settings import DeepClusterSettings
 
 
 class DeepCluster(Method):
@@ -62,12 +62,12 @@ class DeepCluster(Method):
         return balanced_indices(labels.cpu(), n, key(self.settings.seed, "order", epoch))
 
     def cluster(self, run: Run, epoch: int) -> Tensor:
-        """(N,) labels out of the features as they are now."""
+        """Cluster the current features. Returns labels (N,) int64."""
         x = run.extract(self.backbone, what=f"features for the clusters of epoch {epoch + 1}")  # (N, D), finite
         if self.settings.pca_dim:
             try:
                 whitening = PCAWhitening(self.settings.pca_dim, at_most=True).fit(x)
-            except ValueError as error:  # the features are finite, so they are all the same
+            except ValueError as error:  # the features are finite, so all of them are equal
                 raise TrainingFailed(
                     f"clusters of epoch {epoch + 1}: {error}; look at the images, or lower --lr"
                 ) from None
@@ -75,17 +75,17 @@ class DeepCluster(Method):
         else:
             x = F.normalize(x)
         seed = key(self.settings.seed, "clusters", epoch)
-        clusters = KMeans(self.k, n_iters=self.settings.kmeans_iters, seed=seed, group=run.group).fit(run.share(x))
+        clusters = KMeans(self.k, n_iters=self.settings.kmeans_iters, seed=seed, group=run.group).fit(run.own_part(x))
         return run.gather(clusters.assignments)
 
     def adopt(self, labels: Tensor) -> None:
-        """Targets (N,) until the next clustering; their sizes are counted here, not in every step."""
+        """Set the targets (N,) until the next clustering; the sizes are counted here, once."""
         self.labels.copy_(labels)
         self.sizes.copy_(torch.bincount(labels, minlength=self.k))
 
     def renew_head(self, epoch: int) -> None:
-        """The new clusters are numbered anew, so what the head knew of the old ones is worth nothing."""
-        # drawn on the CPU, so that the head is the same on every device; a GPU refuses a generator of the CPU
+        """Re-initialise the head: new clusters have new numbers, so its old weights are worthless."""
+        # drawn on the CPU, so that the head is the same on every device
         weight = torch.empty(self.head.weight.shape, dtype=self.head.weight.dtype)
         nn.init.normal_(weight, std=0.01, generator=generator(self.settings.seed, "head", epoch))
         with torch.no_grad():
@@ -93,7 +93,7 @@ class DeepCluster(Method):
         nn.init.zeros_(self.head.bias)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
-        features = in_parts(self.backbone, crops, self.settings.micro_batch, self)  # (V B, D)
+        features = in_micro_batches(self.backbone, crops, self.settings.micro_batch, self)  # (V B, D)
         self.embeddings = features.detach()
         labels = self.labels[indices].repeat(len(crops))
         weights = self.loss_weights()
@@ -101,7 +101,7 @@ class DeepCluster(Method):
         return mean_over_ranks(total, weights[labels].sum(), self.group)
 
     def loss_weights(self) -> Tensor:
-        """(K,), size to the minus `reweight_power`; the mean of the loss takes their scale away."""
+        """size^(-reweight_power), (K,). The weighted mean of the loss does not depend on their scale."""
         return self.sizes.clamp(min=1).float().pow(-self.settings.reweight_power)
 
     def assign(self, run: Run) -> Tensor:

@@ -1,11 +1,11 @@
-"""DeepCluster-v2 (Caron et al. 2020, arXiv:2006.09882, appendix D): clusters of an epoch ago as targets.
+"""DeepCluster-v2 (Caron et al. 2020, arXiv:2006.09882, appendix D): the clusters of the previous epoch as targets.
 
     start        one pass without learning: bank <- embeddings z of the crops that give clusters
     every epoch  spherical k-means of the bank, once a head -> labels, centroids; images not in the bank get none
     every step   loss = mean over heads h, crops v:  cross-entropy(z_v . centroids_h / temperature, labels_h)
                  bank of the batch <- z of the crops that give clusters
 
-The centroids are the prototypes: they are set by k-means and never trained.
+The centroids are the prototypes: k-means sets them, and they have no gradient.
 """
 
 # B images of this process, V crops of each, N of the data set, D dimension of z, K clusters, H heads
@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from cluster_memory import EpochBank, NotFinite, cluster_stats
 from sobel_resnet import Projector, ResNet
+from steady_runs import BadInput, TrainingFailed
+from steady_runs.keys import key, permutation
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from pretrain.config import DeepClusterV2Settings
-from pretrain.errors import BadInput, TrainingFailed
-from pretrain.keys import key, permutation
 from pretrain.method import Method, n_clusters, size_figures, sizes_of
-from pretrain.parts import in_parts, mean_over_ranks
+from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
+from pretrain.settings import DeepClusterV2Settings
 
 
 class DeepClusterV2(Method):
@@ -48,7 +48,13 @@ class DeepClusterV2(Method):
         self.projector = Projector(
             backbone.num_features, settings.hidden, settings.dim, seed=key(settings.seed, "projector")
         )
-        self.bank = EpochBank(n_images, settings.dim, settings.crops_for_codes, group)
+        self.bank = EpochBank(
+            n_images,
+            settings.dim,
+            settings.crops_for_codes,
+            group,
+            bank_dtype=getattr(torch, settings.memory_dtype),
+        )
         self.register_buffer("labels", torch.full((settings.n_heads, n_images), -100))  # (H, N) int64
         self.register_buffer("centroids", torch.zeros(settings.n_heads, self.k, settings.dim))  # (H, K, D)
         self.register_buffer("nmi", torch.full((), torch.nan))  # of the last two clusterings, first head
@@ -61,13 +67,13 @@ class DeepClusterV2(Method):
     def start(self, run: Run) -> None:
         n_codes = self.settings.crops_for_codes
 
-        def embed(crops: list[Tensor]) -> Tensor:  # a crop at a time, so that no statistics mix them
+        def embed(crops: list[Tensor]) -> Tensor:  # a crop at a time, so that each has its own batch statistics
             return torch.cat([self.projector(self.backbone(crop)) for crop in crops[:n_codes]], dim=1)
 
         order = permutation(run.n_images, self.settings.seed, "start")[: run.steps_per_epoch * run.batch]
         z = run.extract_crops(embed, order, what="first embeddings")  # (n, V D)
-        z = run.share(z).unflatten(1, (n_codes, -1)).transpose(0, 1)
-        self.bank.write(run.share(order), z)
+        z = run.own_part(z).unflatten(1, (n_codes, -1)).transpose(0, 1)
+        self.bank.write(run.own_part(order), z)
 
     def begin_epoch(self, run: Run, epoch: int) -> None:
         s = self.settings
@@ -84,7 +90,7 @@ class DeepClusterV2(Method):
         self.centroids.copy_(centroids)
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
-        z = in_parts(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
+        z = in_micro_batches(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
         self.embeddings = z.detach()  # (V B, D), unit rows, float32
         with torch.autocast(z.device.type, enabled=False):
             losses = [
@@ -94,7 +100,7 @@ class DeepClusterV2(Method):
         return torch.stack(losses).mean()
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the rows that have a label; 0, not NaN, if none has."""
+        """Mean over the rows that have a label; 0 if none has."""
         total = F.cross_entropy(logits, labels, reduction="sum")
         return mean_over_ranks(total, (labels >= 0).sum().float(), self.group)
 

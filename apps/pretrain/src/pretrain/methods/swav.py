@@ -6,8 +6,8 @@
                  loss = mean over s, v != s:  cross-entropy(q_s, softmax(scores_v / temperature))
                  queue <- z_s
 
-The prototypes learn by gradient, but stay as they are for the first `freeze_prototypes_steps`. The queue is filled from
-epoch `queue_from_epoch` and enters the codes once it is full.
+The prototypes have gradients, but are frozen for the first `freeze_prototypes_steps`. The queue is filled from epoch
+`queue_from_epoch` on and enters the codes once it is full.
 """
 
 # B images of this process, V crops of each, D dimension of z, K prototypes
@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from sinkhorn import EmbeddingQueue, Prototypes, check_equipartition, sinkhorn_knopp, swapped_prediction_loss
 from sobel_resnet import Projector, ResNet
+from steady_runs import BadInput
+from steady_runs.keys import key
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from pretrain.config import SwavSettings
-from pretrain.errors import BadInput
-from pretrain.keys import key
 from pretrain.method import Method, n_clusters, sizes_of
-from pretrain.parts import in_parts, mean_over_ranks
+from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
+from pretrain.settings import SwavSettings
 
 
 class Swav(Method):
@@ -61,10 +61,10 @@ class Swav(Method):
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(f"{prefix}queue_open", None)  # in checkpoints before 0.2; now it follows from the step
+        state_dict.pop(f"{prefix}queue_open", None)  # in checkpoints of versions before 0.2; it follows from the step
         saved = state_dict.get(f"{prefix}queue.embeddings")
         if saved is not None and (self.queue is None or self.queue.embeddings.shape[1] != saved.shape[1]):
-            # before 0.2 queues were not cut to whole batches: such a run goes on as it began
+            # versions before 0.2 did not cut the queue to whole batches: such a run keeps its queue
             self.queue = EmbeddingQueue(len(saved), saved.shape[1], saved.shape[2], group=self.group)
             self.queue.to(next(self.prototypes.parameters()).device)
             self.remark = None
@@ -72,7 +72,7 @@ class Swav(Method):
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
         self.prototypes.normalise_()
-        z = in_parts(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
+        z = in_micro_batches(lambda part: self.projector(self.backbone(part)), crops, self.settings.micro_batch, self)
         self.embeddings = z.detach()  # (V B, D)
         scores = self.prototypes(z).chunk(len(crops))  # V of (B, K) float32
         self.codes = [self.codes_of(crop, scores[crop].detach()) for crop in range(self.settings.crops_for_codes)]
@@ -83,7 +83,7 @@ class Swav(Method):
 
     @torch.no_grad()
     def codes_of(self, crop: int, scores: Tensor) -> Tensor:
-        """(B, K), balanced over the batches of all ranks and, once it is full, the queue of this crop."""
+        """Codes (B, K), balanced over the batches of all ranks and the queue of this crop, once that is full."""
         queued = None
         if self.queue is not None and self.queue.is_full:
             queued = self.prototypes(self.queue.local()[crop])
@@ -117,10 +117,10 @@ class Swav(Method):
 
 
 def whole_batches(queue: int, batch: int) -> int:
-    """The length of the queue in whole batches, as the authors' code cuts it (main_swav.py)."""
+    """Cut the length of the queue to whole batches, as the authors' code does (main_swav.py)."""
     return queue - queue % batch
 
 
 def default_queue(batch: int, k: int) -> int:
-    """Enough batches for 1.28 embeddings a prototype, as the paper's 3,840 for 3,000; none if a batch has one each."""
+    """1.28 embeddings per prototype in whole batches, like the paper's 3,840 for 3,000; 0 if a batch has one each."""
     return 0 if batch >= k else batch * -(-128 * k // (100 * batch))

@@ -1,7 +1,8 @@
-"""TensorBoard's file of a run, written line by line in the training's own thread.
+"""TensorBoard's event file of a run, written line by line.
 
-torch's `SummaryWriter` writes from a thread: on a full disk that thread dies with a traceback, and not where the run
-could answer."""
+torch's `SummaryWriter` is not used, as it writes from a thread of its own: on a full disk that thread dies with a
+traceback, where the run cannot handle the error.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +17,18 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 
-class Board:
-    """Raises OSError where a line cannot be written. After a resume, TensorBoard drops what is later than `step`."""
+class TensorBoardLog:
+    """Writes scalars; raises OSError if a line cannot be written.
+
+    Args:
+        folder: Made if it is not there.
+        step: Steps done so far. After a resume, TensorBoard drops what an earlier part of the run wrote after it.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        # unbuffered: what could not be written now would be tried again, and complained of, when the process ends
+        # unbuffered: a buffer that could not be written would be tried, and reported, again when the process ends
         self._records = RecordWriter((folder / name).open("wb", buffering=0))
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if step:

@@ -1,4 +1,4 @@
-"""A batch that is larger than one part of a network can hold: in parts one after the other, or on many ranks."""
+"""Batches that are larger than a GPU can hold at once: split into micro-batches, and over ranks."""
 
 from __future__ import annotations
 
@@ -8,42 +8,51 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from steady_runs import BadInput
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pretrain.errors import BadInput
 
-
-def check_parts(batch: int, world: int, micro_batch: int | None) -> None:
-    """Raises BadInput where `in_parts` would make a part of one image, or more parts on one rank than on another."""
+def check_micro_batches(batch: int, n_ranks: int, micro_batch: int | None) -> None:
+    """Raise BadInput if a micro-batch has one image, or if ranks have different numbers of micro-batches."""
     if micro_batch is None:
         return
-    smallest, largest = batch // world, -(-batch // world)  # shares of the ranks
+    smallest, largest = batch // n_ranks, -(-batch // n_ranks)  # images of a rank
     n_parts = -(-largest // micro_batch)
     if smallest // n_parts < 2:
         raise BadInput(
             f"--micro-batch {micro_batch} cuts the {smallest} images of a step into parts of one, and batch norm needs "
             f"two; take {max(3, micro_batch + 1)} or more"
         )
-    if -(-smallest // micro_batch) != n_parts:  # synchronised batch norm would wait for ever for the rank with fewer
+    if -(-smallest // micro_batch) != n_parts:  # synchronised batch norm would hang
         raise BadInput(
-            f"--batch {batch} over {world} processes and --micro-batch {micro_batch} give some of them {n_parts - 1} "
-            f"parts, others {n_parts}; take a --batch that {world} divides, such as {batch - batch % world}"
+            f"--batch {batch} over {n_ranks} processes and --micro-batch {micro_batch} give some of them {n_parts - 1} "
+            f"parts, others {n_parts}; take a --batch that {n_ranks} divides, such as {batch - batch % n_ranks}"
         )
 
 
-def in_parts(
+def in_micro_batches(
     network: Callable[[list[Tensor]], Tensor], crops: list[Tensor], micro_batch: int | None, owner: nn.Module
 ) -> Tensor:
-    """network(crops), (V B, D) crop by crop, with the activations of at most `micro_batch` images in memory at a time.
+    """Compute `network(crops)` with the activations of at most `micro_batch` images in memory at a time.
 
-    Values and gradients are those of the whole batch, so codes and centroids that span it do too; only batch norm
-    takes its statistics from each part, as it would on as many GPUs without synchronisation. The parts are run again
-    in the backward pass: a third more work. owner: holds the batch norms, whose running statistics move once."""
+    Values and gradients are those of the whole batch, so codes can span it. Only batch norm takes its statistics from
+    each micro-batch, as on several GPUs without synchronisation. The backward pass runs the network again: a third more
+    work (gradient checkpointing).
+
+    Args:
+        network: V of (b, 3, S, S) -> (V b, D), crop by crop.
+        crops: V of (B, 3, S, S).
+        micro_batch: Images; None = the whole batch at once.
+        owner: Holds the batch norms, whose running statistics must be updated once, not twice.
+
+    Returns:
+        (V B, D), crop by crop.
+    """
     n = len(crops[0])
     if micro_batch is None or micro_batch >= n:
         return network(crops)
-    n_parts = -(-n // micro_batch)  # parts of nearly one size: a last part of one image would break batch norm
+    n_parts = -(-n // micro_batch)  # of nearly equal size: a last one of one image would break batch norm
     split = [crop.tensor_split(n_parts) for crop in crops]
     rows: list[Tensor] = []
     for part in zip(*split, strict=True):
@@ -61,17 +70,25 @@ def in_parts(
 
 
 def mean_over_ranks(total: Tensor, weight: Tensor, group: Any) -> Tensor:
-    """sum of `total` / sum of `weight` over all ranks, such that DDP, which averages, gives exactly its gradient.
+    """This rank's contribution to the weighted mean loss over all ranks. Collective with a group.
 
-    total: a scalar, this rank's sum of weighted losses. weight: a scalar, the sum of their weights. Returns this rank's
-    share times the number of ranks: the mean over ranks is the loss of the whole batch; 0 where no row has weight.
-    Collective with a group."""
-    world = 1
+    The result is scaled by the number of ranks. DDP averages gradients over the ranks, and the average of these results
+    is the loss of the whole batch: sum of `total` / sum of `weight`.
+
+    Args:
+        total: Scalar, this rank's sum of weighted losses.
+        weight: Scalar, the sum of their weights.
+        group: Process group, or None.
+
+    Returns:
+        Scalar; 0 if no row has weight.
+    """
+    n_ranks = 1
     weight = weight.detach().clone()
     if group is not None:
-        world = dist.get_world_size(group)
+        n_ranks = dist.get_world_size(group)
         dist.all_reduce(weight, group=group)
-    return total * (world / weight.clamp(min=torch.finfo(weight.dtype).tiny))
+    return total * (n_ranks / weight.clamp(min=torch.finfo(weight.dtype).tiny))
 
 
 def _still_statistics(owner: nn.Module) -> AbstractContextManager[None]:
@@ -80,7 +97,7 @@ def _still_statistics(owner: nn.Module) -> AbstractContextManager[None]:
         norms = [m for m in owner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
         counted = [n_batches for _, n_batches in before if n_batches is not None]
-        # a counter to throw away, one for all: torch's SyncBatchNorm refuses to go without
+        # one counter for all that is thrown away: torch's SyncBatchNorm requires one
         thrown_away = torch.zeros_like(counted[0]) if counted else None
         for norm, (_, n_batches) in zip(norms, before, strict=True):
             norm.momentum = 0.0

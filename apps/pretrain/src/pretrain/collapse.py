@@ -1,4 +1,4 @@
-"""Is there still something to learn from? Figures that show collapse without labels, and the end of a run that has."""
+"""Detect collapse without labels, and end a run that has collapsed."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import Any, NoReturn
 
 import torch
 from eval_probes import rankme
+from steady_runs import TrainingFailed
 from torch import Tensor
 
-from pretrain.errors import TrainingFailed
 from pretrain.fetch import to_host
 from pretrain.method import Method
 
-ROWS = 512  # embeddings whose effective rank is taken
-PATIENCE_EPOCHS, PATIENCE_STEPS = 2, 200  # a sign must last both; a healthy run may begin near ln K
+ROWS = 512  # embeddings whose effective rank is computed
+PATIENCE_EPOCHS, PATIENCE_STEPS = 2, 200  # a sign must last both, as a healthy run may start near ln K
 
 
 def _sample(rows: Tensor) -> Tensor:
-    """Some of the rows (n, D), evenly spread: as many as RankMe can be taken of in a few milliseconds."""
+    """Evenly spaced rows of (n, D), so few that RankMe takes a few milliseconds."""
     n = ROWS if rows.shape[1] <= ROWS else ROWS // 2
     return rows[:: max(1, len(rows) // n)][:n]
 
 
-class Watch:
-    """Looks at every line of metrics.jsonl. A collapse ends the run with TrainingFailed, or is said once.
+class CollapseWatch:
+    """Checks every line of metrics.jsonl. A collapse raises TrainingFailed, or is reported once with `stop=False`.
 
-    Signs, each for two epochs and at least 200 steps without a break: loss within 1 % of ln K or above; effective rank
-    of the embeddings (RankMe) below 1.2; one cluster for everything; codes within 1 % of uniform. A loss or gradient
-    that is not finite ends the run at once."""
+    A sign of collapse must last for two epochs and at least 200 steps: the loss is within 1 % of ln K or above; the
+    effective rank of the embeddings (RankMe) is below 1.2; all images are in one cluster; the entropy of the codes is
+    within 1 % of uniform. A loss or gradient that is not finite ends the run at once.
+    """
 
     def __init__(self, method: Method, steps_per_epoch: int, lr: float, *, stop: bool) -> None:
         self.method, self.stop, self.lr = method, stop, lr
@@ -43,7 +44,7 @@ class Watch:
         self.since, self.said = dict(state["since"]), state["said"]
 
     def measure(self, losses: list[Tensor]) -> dict[str, float]:
-        """Mean of the losses and figures of the step at hand, after its backward pass; waits for a GPU once."""
+        """Mean of the losses and figures of the current step, after its backward pass. Waits for a GPU once."""
         gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
         tensors = {name: torch.as_tensor(value) for name, value in self.method.figures().items()}
         of_method = list(tensors)
@@ -52,12 +53,12 @@ class Watch:
         *numbers, rows = to_host([*tensors.values(), _sample(self.method.embeddings)])
         figures = {name: number.item() for name, number in zip(tensors, numbers, strict=True)}
         for name in of_method:
-            if math.isnan(figures[name]):  # not known yet, such as an NMI before there are two clusterings
+            if math.isnan(figures[name]):  # not known yet, such as the NMI before the second clustering
                 del figures[name]
         return figures | {"rankme": rankme(rows.float()) if rows.isfinite().all() else math.nan}
 
     def refuse_what_is_not_finite(self, figures: dict[str, float]) -> None:
-        """Before a line is written: NaN and infinity are no JSON, and a run that has them has ended."""
+        """Raise TrainingFailed if a figure is NaN or infinite, before it is written to metrics.jsonl."""
         for name in ("loss", "gradient_norm", "rankme"):
             if not math.isfinite(figures[name]):
                 raise TrainingFailed(
@@ -67,19 +68,19 @@ class Watch:
 
     @torch.no_grad()
     def is_finite(self, losses: list[Tensor]) -> Tensor:
-        """() bool on the device: whether these losses and all weights are finite."""
-        # the largest magnitude of a tensor is NaN or infinite if any number in it is
+        """Whether these losses and all weights are finite: () bool on the device."""
+        # the maximum norm of a tensor is NaN or infinite if any number in it is
         return torch.stack(torch._foreach_norm([*losses, *self.method.parameters()], float("inf"))).isfinite().all()
 
     def refuse_to_save(self, step: int) -> NoReturn:
-        """For a checkpoint that is not finite: it would push out the last good one."""
+        """Raise TrainingFailed for a checkpoint that is not finite, as it would replace the last good one."""
         raise TrainingFailed(
             f"step {step}: the loss or the weights are not finite; the checkpoints before it are kept; "
             f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
         )
 
     def look(self, figures: dict[str, float]) -> str | None:
-        """figures: a line of metrics.jsonl, finite. Returns a warning to say, once."""
+        """Look for signs of collapse in a line of metrics.jsonl. Returns a warning to print, at most once."""
         step, uniform = int(figures["step"]), math.log(self.method.k)
         signs = {
             f"the loss is ln K = {uniform:.3f}, that of guessing": figures["loss"] >= 0.99 * uniform,

@@ -1,0 +1,76 @@
+"""The training loop of every method."""
+
+from __future__ import annotations
+
+from steady_runs import Progress, StopSignal
+
+from pretrain.assemble import assemble
+from pretrain.collapse import CollapseWatch
+from pretrain.finish import finish, print_result
+from pretrain.images import make_loaders, open_sets, prepare_score
+from pretrain.journal import Journal
+from pretrain.launch import launch
+from pretrain.plan import make_plan
+from pretrain.resume import begin_or_resume
+from pretrain.run import Run
+from pretrain.run_folder import PretrainFolder
+from pretrain.saver import Saver
+from pretrain.settings import RunSettings
+from pretrain.state import State
+from pretrain.step import train_step
+
+
+def train(settings: RunSettings, *, resume: PretrainFolder | None = None) -> None:
+    """Train in a new run folder, or go on from the checkpoint in the folder `resume`.
+
+    Raises:
+        BadInput: If the settings do not fit the machine or the images.
+        TrainingFailed: If the loss is not finite, or the run has collapsed.
+        Interrupted: If a signal stopped the run; a checkpoint is written then.
+    """
+    machine = launch(settings)
+    screen = Progress(quiet=settings.quiet, main=machine.is_main)
+    sets = open_sets(settings)
+    plan = make_plan(settings, len(sets.train), machine.n_ranks)
+    loaders = make_loaders(sets, settings, machine, screen.doing)
+    trained = assemble(settings, plan.n_images, machine)
+    method, backbone = trained.method, trained.method.backbone
+    run = Run(machine, method, loaders.evaluation, loaders.train, plan, progress=screen.doing)
+    watch = CollapseWatch(method, plan.steps_per_epoch, settings.lr, stop=settings.on_collapse == "stop")
+    state = State(settings, plan, run, trained, watch)
+    score = prepare_score(sets, loaders, settings)
+
+    with (
+        begin_or_resume(state, screen, resume) as folder,
+        StopSignal() as signal,
+        Journal(state, folder, screen) as journal,
+        Saver(state, folder, signal) as saver,
+    ):
+        journal.header(loaders.remark)
+        if state.is_new:
+            if score is not None:
+                journal.score(score.top1(run, backbone), epoch=0)
+            with state.clock.section("method"):
+                method.start(run)
+            saver.save()
+        saver.begin()
+        journal.restart_rate()
+        for epoch in state.epochs():
+            if score is not None and state.is_epoch_start and is_score_due(epoch, settings.knn_every):
+                journal.score(score.top1(run, backbone), epoch=epoch - 1)
+            journal.began_epoch(state.begin(epoch))
+            for crops, indices in loaders.train.batches(epoch, state.batches(), state.clock):
+                state.advance(train_step(run, settings, trained, crops, indices, state.clock))
+                if state.is_log_step:
+                    journal.line()
+                saver.after_step()
+        saver.finish()
+        if score is not None:
+            journal.knn = score.top1(run, backbone)
+        finish(state, folder, journal, sets)
+    print_result(state, folder, journal, sets)
+
+
+def is_score_due(epoch: int, every: int) -> bool:
+    """Whether to score before the first step of `epoch`. The scores before and after training are taken anyway."""
+    return epoch > 0 and every > 0 and epoch % every == 0
