@@ -24,7 +24,7 @@ from classify.protocols import LINEAR, MHEAD
 from classify.settings import ON_RESUME, Common
 
 ALL_WHAT = "every benchmark that fits the data, but semi, from one pass over the images"
-RESUME_WHAT = "go on with an interrupted run; benchmarks that are finished are not repeated"
+RESUME_WHAT = "go on after any stop; RUN is a run folder"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def _program() -> Program:
             *(Command(name, benchmark.what, partial(_measure, name)) for name, benchmark in BENCHMARKS.items()),
             Command(ALL, ALL_WHAT, partial(_measure, ALL)),
             Command("resume", RESUME_WHAT, _resume, "RUN [options]"),
-            Command("compare", "results of several runs side by side", _compare, "RUN RUN ..."),
+            Command("compare", "results of several runs side by side", _compare, "RUN ..."),
         ),
         _more(),
     )
@@ -104,7 +104,7 @@ def _compare(arguments: list[str]) -> None:
     from classify.results import read, tables
 
     if "--help" in arguments or "-h" in arguments:
-        print("usage: classify compare RUN RUN ...\n\nRUN is a folder that classify wrote, or its results.json.")
+        print("usage: classify compare RUN ...\n\nRUN is a folder that classify wrote, or its results.json.")
         return
     if not arguments:
         raise BadInput("needs run folders, such as: classify compare runs/classify-all-1 runs/classify-all-2")
