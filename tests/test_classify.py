@@ -251,6 +251,19 @@ def test_several_labels_an_image(command: str, weights: Path, tmp_path: Path) ->
     assert 0 < found["results"]["svm"]["mean_ap"] <= 100
 
 
+def test_a_corrupt_image(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = export_shapes(tmp_path / "set", "imagenet", n_train=20, n_val=10, size=32)
+    file = open_images(data, "val").name(4)
+    (next(path for path in tmp_path.rglob("*") if str(path).endswith(file))).write_bytes(b"no image")
+    command = ["cluster", "--weights", str(weights), "--data", data, "--size", "32", "--workers", "1", "--quiet"]
+    assert main([*command, "--cache", "", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("classify: ")
+    assert file in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_knn_of_several_labels_is_refused(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = export_shapes(tmp_path / "voc", "voc", n_train=20, n_val=10, size=32)
     assert main(["knn", "--weights", str(weights), "--data", data, "--out", str(tmp_path / "run")]) == 2
