@@ -59,6 +59,12 @@ def results(out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Images with several labels each."""
+    return export_shapes(tmp_path_factory.mktemp("voc") / "set", "voc", n_train=80, n_val=30, size=32)
+
+
+@pytest.fixture(scope="module")
 def everything(weights: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("all")
     run("all", weights, cache, out / "run", "--shots", "1", "2", "64")
@@ -108,6 +114,12 @@ def extracted(*_: Any) -> None:
     raise AssertionError("the features are in the cache")
 
 
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves half of the time of a small run."""
+    monkeypatch.setattr("classify.run.render", lambda *_: "")
+
+
 SMALL = ("--epochs", "2", "--size", "32", "--resize", "40")
 
 
@@ -120,6 +132,7 @@ SMALL = ("--epochs", "2", "--size", "32", "--resize", "40")
     ],
     ids=["linear-fresh", "mhead-fresh", "linear-cached"],
 )
+@pytest.mark.usefixtures("no_report")
 def test_resume_within_a_training(
     command: str,
     more: tuple[str, ...],
@@ -157,6 +170,7 @@ def test_resume_within_a_training(
     assert {path.name for path in out.iterdir()} == {"settings.json", "metrics.jsonl", "results.json", "report.html"}
 
 
+@pytest.mark.usefixtures("no_report")
 def test_resume_within_a_grid(weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = ["--fraction", "0.1", "--epochs", "2", "--lr", "0.01", "--head-multiplier", "1", "10", "--train-batch", "8"]
     expected = run("semi", weights, cache, tmp_path / "whole", *more)
@@ -179,6 +193,7 @@ def test_resume_within_a_grid(weights: Path, cache: Path, tmp_path: Path, monkey
     assert results(tmp_path / "run") == expected
 
 
+@pytest.mark.usefixtures("no_report")
 def test_resume_after_a_benchmark(
     weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,9 +255,8 @@ def test_augmentations_of_other_presets(preset: str, weights: Path, cache: Path,
 
 
 @pytest.mark.parametrize("command", ["all", "svm"])
-def test_several_labels_an_image(command: str, weights: Path, tmp_path: Path) -> None:
-    data = export_shapes(tmp_path / "voc", "voc", n_train=120, n_val=40, size=32)
-    more = ["--weights", str(weights), "--data", data, "--out", str(tmp_path / "run"), "--cache", "", "--size", "32"]
+def test_several_labels_an_image(command: str, weights: Path, voc: str, tmp_path: Path) -> None:
+    more = ["--weights", str(weights), "--data", voc, "--out", str(tmp_path / "run"), "--cache", "", "--size", "32"]
     more += ["--shots", "1", "2"] if command == "all" else ["--taps", "feature4", "feature5", "--costs", "vissl"]
     assert main([command, *more]) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -264,9 +278,10 @@ def test_a_corrupt_image(weights: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "run").exists()
 
 
-def test_knn_of_several_labels_is_refused(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = export_shapes(tmp_path / "voc", "voc", n_train=20, n_val=10, size=32)
-    assert main(["knn", "--weights", str(weights), "--data", data, "--out", str(tmp_path / "run")]) == 2
+def test_knn_of_several_labels_is_refused(
+    weights: Path, voc: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["knn", "--weights", str(weights), "--data", voc, "--out", str(tmp_path / "run")]) == 2
     assert "images of one class each" in capsys.readouterr().err
 
 

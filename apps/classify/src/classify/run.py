@@ -166,6 +166,8 @@ def _run_folder(
                 folder.keep_metrics(lambda line: "benchmark" in line)
             yield folder
     except KeyboardInterrupt:
+        if rank > 0:  # the first rank says how to go on
+            raise Interrupted("stopped") from None
         raise Interrupted(f"stopped; go on with: uv run apps/classify resume {folder.path}") from None
     except BaseException:
         if rank == 0 and resumed is None:
