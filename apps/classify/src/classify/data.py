@@ -1,21 +1,23 @@
-"""From a data set to batches of crops and labels, for features that are kept and for fresh ones of every epoch."""
+"""From a data set to batches of crops and labels."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import torch
 from indexed_images import CorruptImage, IndexedImages, NoSuchSplit, open_images
 from multicrop_aug import CropSpec, Jitter, Recipe, evaluation, render
+from steady_runs import BadInput, from_worker
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from classify.augment import lighting, shifted, squashed
-from classify.errors import BadInput
 from classify.protocols import Augmentation
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,22 +25,33 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Sets:
+    """Labelled training and test images.
+
+    Attributes:
+        size: Side of the crop in pixels.
+        resize: Short side before the crop, in pixels.
+    """
+
     train: IndexedImages
     test: IndexedImages
-    size: int  # of the crop
-    resize: int  # of the short side before it
+    size: int
+    resize: int
 
     @property
     def train_labels(self) -> Tensor:
         return _labels(self.train)
 
-    @property
-    def test_labels(self) -> Tensor:
-        return _labels(self.test)
+    @cached_property
+    def train_key(self) -> str:
+        return _content_key(self.train)
+
+    @cached_property
+    def test_key(self) -> str:
+        return _content_key(self.test)
 
     @property
     def pool(self) -> Literal["specified", "adaptive"]:
-        """The pools of published tables are for crops of 224 px; other sizes are pooled to as many pixels."""
+        """How taps are pooled: as published for crops of 224 px; adaptively, to as many pixels, for others."""
         return "specified" if self.size == 224 else "adaptive"
 
     @property
@@ -47,7 +60,7 @@ class Sets:
 
 
 def open_sets(data: str, test: str | None, size: int | None, resize: int | None, *, download: bool = False) -> Sets:
-    """Training and test images with labels; the test split of `data` if `test` is not given."""
+    """Open labelled training and test images. Without `test`, the test images are the val or test split of `data`."""
     train = _open(data, "train", "--data", download)
     try:
         held_out = _open(test or data, "val", "--test" if test else "--data", download)
@@ -73,7 +86,7 @@ def _open(spec: str, split: str, option: str, download: bool) -> IndexedImages:
 
 
 def _own_size(images: IndexedImages) -> int | None:
-    """The side of images that are kept as arrays, which all have one; None for files."""
+    """Side of the images where the data set holds arrays, which all have the same size; None for files."""
     return None if images.bytes(0) is not None else int(images[0].image.shape[-1])
 
 
@@ -82,10 +95,33 @@ def _labels(images: IndexedImages) -> Tensor:
     return images.labels
 
 
-class Batches:
-    """Crops and labels of `rows`, a batch at a time, made by worker processes.
+def _content_key(images: IndexedImages) -> str:
+    """Hash of all names and labels and of the pixels of 16 images. It changes when files are moved or replaced."""
+    digest = hashlib.sha256()
+    for i in range(len(images)):
+        digest.update(images.name(i).encode(errors="surrogateescape") + b"\0")
+    if images.labels is not None:
+        digest.update(images.labels.numpy().tobytes())
+    for i in torch.linspace(0, len(images) - 1, 16).long().tolist():
+        try:
+            digest.update(images[i].image.numpy().tobytes())
+        except CorruptImage as error:
+            raise BadInput(f"{error}; remove the file or replace it") from None
+    return digest.hexdigest()
 
-    squash: VOC07's evaluation crop instead of the central one. augmentation: random training crops of (seed, epoch)."""
+
+class Batches:
+    """Crops and labels in batches, made by worker processes.
+
+    Args:
+        images: Data set.
+        sets: Say how large a crop is.
+        rows: (N,) indices of the images that are used.
+        squash: Take the evaluation crop of VOC2007 instead of the central crop.
+        augmentation: Take random training crops instead.
+        seed: Of the random crops, together with the epoch.
+        workers: None = by the number of cores.
+    """
 
     def __init__(
         self,
@@ -104,7 +140,13 @@ class Batches:
         self._workers = _default_workers(images) if workers is None else workers
 
     def epoch(self, epoch: int, batch: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """(B, 3, S, S) float32 and labels; `order` are places in `rows`."""
+        """Batches of crops (B, 3, S, S) float32 and labels.
+
+        Args:
+            epoch: Random crops depend on it.
+            batch: Images per batch.
+            order: Positions in `rows`; None = all, as they are.
+        """
         rows = self.rows if order is None else self.rows[order]
         items = [(epoch, part) for part in rows.split(batch)]
         loader = DataLoader(
@@ -115,13 +157,19 @@ class Batches:
             prefetch_factor=4 if self._workers else None,
             pin_memory=torch.cuda.is_available(),
         )
-        for crops, indices in loader:
-            if isinstance(crops, str):
-                raise BadInput(crops)
-            yield crops, self._labels[indices]
+        try:
+            for crops, indices in loader:
+                yield crops, self._labels[indices]
+        except BadInput as error:
+            raise from_worker(error) from None
 
     def from_row(self, batch: int, progress: Callable[[int], None]) -> Callable[[int], Iterator[tuple[Tensor, Tensor]]]:
-        """For `extract_features`: first row wanted -> batches from there on."""
+        """The function that `extract_features` calls with the first row it wants, for batches from there on.
+
+        Args:
+            batch: Images per batch.
+            progress: Called with that row.
+        """
 
         def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
             progress(first)
@@ -130,7 +178,9 @@ class Batches:
         return batches
 
 
-class _Crops(Dataset[tuple[Tensor | str, Tensor]]):
+class _Crops(Dataset[tuple[Tensor, Tensor]]):
+    """(epoch, indices) -> crops (B, 3, S, S) of these images, and the indices."""
+
     def __init__(
         self,
         images: IndexedImages,
@@ -147,12 +197,12 @@ class _Crops(Dataset[tuple[Tensor | str, Tensor]]):
             colour = Jitter(0.4, 0.4, 0.4, 0.0) if augmentation == "crop+colour" else Jitter()
             self.recipe = Recipe((CropSpec(size),), jitter=colour)
 
-    def __getitem__(self, item: tuple[int, Tensor]) -> tuple[Tensor | str, Tensor]:
+    def __getitem__(self, item: tuple[int, Tensor]) -> tuple[Tensor, Tensor]:
         epoch, indices = item
         try:
             images = [self.images[int(i)].image for i in indices]
-        except CorruptImage as error:  # handed over, not raised: it would arrive as a worker's traceback
-            return f"{error}; take it out, or write it anew", indices
+        except CorruptImage as error:
+            raise BadInput(f"{error}; remove the file or replace it") from None
         return self._crop(images, indices, epoch), indices
 
     def _crop(self, images: list[Tensor], indices: Tensor, epoch: int) -> Tensor:
@@ -176,7 +226,10 @@ def _normalise(images: list[Tensor]) -> Tensor:
 
 
 def _default_workers(images: IndexedImages) -> int:
-    """Decoding goes to other processes; images in memory are cropped here (docs/log.md)."""
+    """Files are decoded by one process a core. Images in memory are cropped in this process unless there is a GPU.
+
+    docs/log.md has the measurements.
+    """
     cores = len(os.sched_getaffinity(0))
     if images.bytes(0) is None:
         return min(4, cores) if torch.cuda.is_available() else 0
@@ -184,4 +237,5 @@ def _default_workers(images: IndexedImages) -> int:
 
 
 def shuffled(n: int, seed: int, epoch: int) -> Tensor:
+    """0 ... n - 1 in a random order of (seed, epoch), (n,) int64."""
     return torch.from_numpy(np.random.default_rng([seed, epoch, 3]).permutation(n))

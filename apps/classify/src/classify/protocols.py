@@ -1,40 +1,60 @@
-"""The published protocols by name: which probe, how it trains, on which images."""
+"""Taps, and the published protocols of linear classification. Importing this module does not import torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
-from eval_probes import COSLR, IMAGENET_MHEAD, INAT18, LARS, PLACES205, STEPLR, LinearProtocol
+if TYPE_CHECKING:
+    from eval_probes import LinearProtocol
+
+Tap = Literal["feature1", "feature2", "feature3", "feature4", "feature5", "avgpool"]
+TAPS: tuple[Tap, ...] = get_args(Tap)
 
 Augmentation = Literal["crop", "crop+colour", "shift"]
-"""crop: random resized crop, flip; crop+colour: and jitter, PCA lighting; shift: random 224 of the centre 256, flip."""
+"""How training images are augmented.
+
+crop: random resized crop and flip. crop+colour: the same, colour jitter and PCA lighting. shift: a random crop of the
+resized centre, and flip.
+"""
 
 
 @dataclass(frozen=True)
 class Preset:
-    command: Literal["linear", "mhead", "svm"]
+    """A protocol by its name in the published model zoos.
+
+    Attributes:
+        what: One line for `--help`.
+        protocol: Name of the `LinearProtocol` in `eval_probes`.
+        augmentation: Of the training images, where features are extracted anew in each epoch.
+    """
+
     what: str
-    protocol: LinearProtocol | None = None
+    protocol: str
     augmentation: Augmentation = "crop"
 
 
-PRESETS = {
-    "resnet50_linear-8xb32-steplr-100e_in1k": Preset(
-        "linear", "MoCo's setting: DeepCluster's and ODC's tables", STEPLR
-    ),
-    "resnet50_linear-8xb32-coslr-100e_in1k": Preset("linear", "SwAV's setting", COSLR),
-    "resnet50_linear-8xb512-coslr-90e_in1k": Preset("linear", "SimSiam's setting, LARS", LARS),
+LINEAR = {
+    "resnet50_linear-8xb32-steplr-100e_in1k": Preset("MoCo's setting: DeepCluster's and ODC's tables", "STEPLR"),
+    "resnet50_linear-8xb32-coslr-100e_in1k": Preset("SwAV's setting", "COSLR"),
+    "resnet50_linear-8xb512-coslr-90e_in1k": Preset("SimSiam's setting, LARS", "LARS"),
+}
+MHEAD = {
     "resnet50_mhead_linear-8xb32-steplr-90e_in1k": Preset(
-        "mhead", "ImageNet, Feature1 to Feature5", IMAGENET_MHEAD, "crop+colour"
+        "ImageNet, Feature1 to Feature5", "IMAGENET_MHEAD", "crop+colour"
     ),
-    "resnet50_mhead_8xb32-steplr-28e_places205": Preset("mhead", "Places205", PLACES205, "shift"),
-    "resnet50_mhead_8xb32-steplr-84e_inat18": Preset("mhead", "iNaturalist 2018", INAT18, "crop"),
-    "svm_voc07": Preset("svm", "VOC2007, 19 costs, three folds"),
+    "resnet50_mhead_8xb32-steplr-28e_places205": Preset("Places205", "PLACES205", "shift"),
+    "resnet50_mhead_8xb32-steplr-84e_inat18": Preset("iNaturalist 2018", "INAT18"),
 }
-DEFAULT_PRESET = {
-    "linear": "resnet50_linear-8xb32-steplr-100e_in1k",
-    "mhead": "resnet50_mhead_linear-8xb32-steplr-90e_in1k",
-    "svm": "svm_voc07",
-}
-TAPS = ("feature1", "feature2", "feature3", "feature4", "feature5", "avgpool")
+
+
+def linear_protocol(preset: Preset, epochs: int | None) -> LinearProtocol:
+    """The protocol of a preset. With another number of epochs, the steps of the learning rate move in proportion."""
+    import eval_probes
+
+    protocol: LinearProtocol = getattr(eval_probes, preset.protocol)
+    if epochs is None:
+        return protocol
+    scale = epochs / protocol.epochs
+    milestones = protocol.milestones and tuple(max(1, round(m * scale)) for m in protocol.milestones)
+    return replace(protocol, epochs=epochs, milestones=milestones)

@@ -1,38 +1,38 @@
-"""report.html: tables, the confusion matrix and neighbours of some images, in one file that opens without a network."""
+"""report.html: tables, a confusion matrix and the nearest neighbours of some images."""
 
 from __future__ import annotations
-
-import base64
-import io
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
-from eval_probes import KNNProbe, TapFeatures, nearest_neighbours
-from indexed_images import IndexedImages
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from eval_probes import KNNProbe, nearest_neighbours
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
+from steady_runs.html import PLOT_STYLE, data_uri, render_page, svg, tile
 
 from classify.data import Sets
-from classify.probes import labels
+from classify.features import Labelled
 from classify.results import Results, rows
 
 TILE, N_QUERIES, N_NEIGHBOURS, MOST_CLASSES = 64, 10, 9, 40
 
 
-def render(results: Results, sets: Sets, train: TapFeatures | None, test: TapFeatures | None) -> str:
-    """The page. Without features (fine-tuning alone) it has the tables only; names are escaped."""
+def render(results: Results, sets: Sets, features: tuple[Labelled, Labelled] | None) -> str:
+    """The page.
+
+    Args:
+        results: Content of results.json.
+        sets: Training and test images.
+        features: Of both; without them the page has the tables only.
+    """
     confusion, gallery = None, None
-    if train is not None and test is not None and "avgpool" in test.x:
-        gallery = _gallery(sets, train, test)
+    if features is not None:
+        gallery = _gallery(sets, *features)
         if not sets.multi_label:
-            confusion = _confusion(train, test, sets.train.class_names)
-    page = Environment(loader=PackageLoader("classify", "."), autoescape=True).get_template("report.html.j2")
-    return page.render(
+            confusion = _confusion(*features, sets.train.class_names)
+    return render_page(
+        "classify",
+        "report.html.j2",
         results=results,
         tables=rows(results),
         confusion=confusion,
@@ -41,16 +41,16 @@ def render(results: Results, sets: Sets, train: TapFeatures | None, test: TapFea
     )
 
 
-def _confusion(train: TapFeatures, test: TapFeatures, names: list[str] | None) -> Markup:
-    """Shares of each true class by predicted class, of kNN with k = 20; the commonest classes where there are many."""
-    y = labels(test)
-    predicted = KNNProbe(20).fit(train.x["avgpool"], labels(train)).predict(test.x["avgpool"])
+def _confusion(train: Labelled, test: Labelled, names: list[str] | None) -> str:
+    """Percent of each true class by the class that kNN with k = 20 predicts. Shows the largest classes."""
+    y = test.y
+    predicted = KNNProbe(20).fit(train.x["avgpool"], train.y).predict(test.x["avgpool"])
     classes, counts = y.unique(return_counts=True)
     shown = classes[counts.argsort(descending=True, stable=True)[:MOST_CLASSES]].sort().values
     table = torch.stack([torch.stack([((y == a) & (predicted == b)).sum() for b in shown]) for a in shown]).double()
     share = (100 * table / torch.stack([(y == a).sum() for a in shown])[:, None]).numpy()
     texts = [names[int(c)] if names is not None and 0 <= int(c) < len(names) else str(int(c)) for c in shown]
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cluster-ssl", "font.family": "sans-serif"}):
+    with mpl.rc_context(PLOT_STYLE):
         side = 2.2 + 0.34 * len(shown)
         figure = Figure(figsize=(side + 1, side), layout="constrained")
         axis = figure.subplots()
@@ -64,32 +64,18 @@ def _confusion(train: TapFeatures, test: TapFeatures, names: list[str] | None) -
                 if value >= 1:
                     colour = "white" if value > 55 else "#30343b"
                     axis.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    return Markup(svg[svg.index("<svg") :])
+        return svg(figure)
 
 
-def _gallery(sets: Sets, train: TapFeatures, test: TapFeatures) -> str:
-    """A row a test image: the image, then its nearest training images."""
+def _gallery(sets: Sets, train: Labelled, test: Labelled) -> str:
+    """A row for each of some test images: the image, then its nearest training images."""
     queries = torch.linspace(0, len(sets.test) - 1, min(N_QUERIES, len(sets.test))).long()
     found, _ = nearest_neighbours(test.x["avgpool"][queries], train.x["avgpool"], k=min(N_NEIGHBOURS, len(sets.train)))
     gap, apart = 3, 12
     columns = found.shape[1] + 1
     sheet = Image.new("RGBA", (columns * (TILE + gap) + apart, len(queries) * (TILE + gap)))
     for row, (query, neighbours) in enumerate(zip(queries.tolist(), found.tolist(), strict=True)):
-        sheet.paste(_tile(sets.test, query), (0, row * (TILE + gap)))
+        sheet.paste(tile(sets.test[query].image, TILE), (0, row * (TILE + gap)))
         for column, index in enumerate(neighbours, 1):
-            sheet.paste(_tile(sets.train, index), (column * (TILE + gap) + apart, row * (TILE + gap)))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _tile(images: IndexedImages, index: int) -> Image.Image:
-    pixels: Tensor = images[index].image
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    enlarge: Any = Image.Resampling.NEAREST if side < TILE else Image.Resampling.LANCZOS
-    return picture.resize((TILE, TILE), enlarge, box=(left, top, left + side, top + side))
+            sheet.paste(tile(sets.train[index].image, TILE), (column * (TILE + gap) + apart, row * (TILE + gap)))
+    return data_uri(sheet)

@@ -1,4 +1,4 @@
-"""The backbone under test: which file, whose, and its hash."""
+"""The backbone under test: its file, hash and description."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sobel_resnet import ResNet, load_backbone
-
-from classify.errors import BadInput
+from steady_runs import BadInput
 
 
 @dataclass(frozen=True)
 class Weights:
+    """A backbone in eval mode, without gradients.
+
+    Attributes:
+        what: One line that describes it.
+        data: Data set that it was trained on, which files of `pretrain` say.
+    """
+
     backbone: ResNet
     path: str
     sha256: str
-    what: str  # one line for people
-    data: str | None  # what our own files say they were trained on
+    what: str
+    data: str | None
 
 
 def newest_run(runs: Path = Path("runs")) -> Path:
-    """The backbone written last under runs/."""
+    """The backbone under runs/ that was written last."""
     found = sorted(runs.glob("*/backbone.safetensors"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise BadInput("no --weights given and no run under runs/; first: uv run apps/pretrain odc")
@@ -29,7 +35,13 @@ def newest_run(runs: Path = Path("runs")) -> Path:
 
 
 def read_weights(path: str | None, *, random_init: bool, seed: int) -> Weights:
-    """Any file that `sobel_resnet.load_backbone` reads; `random_init`: its architecture, with random numbers."""
+    """Read any file that `sobel_resnet.load_backbone` reads.
+
+    Args:
+        path: File, or folder of a run; None = the newest run.
+        random_init: Take the architecture of the file, with random weights.
+        seed: Of the random weights.
+    """
     file = newest_run() if path is None else Path(path)
     if file.is_dir():
         file = file / "backbone.safetensors"
