@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 APPS = sorted(path.parent.name for path in ROOT.glob("apps/*/pyproject.toml"))
 SOURCES = [f"packages/{p}/src" for p in PACKAGES] + [f"apps/{a}/src" for a in APPS]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_external_run = True
@@ -33,16 +34,18 @@ def _sync(session: nox.Session, *arguments: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff: format and rules."""
+    """ruff: format and rules; names of tests."""
     _sync(session, "--only-group", "dev")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
+    session.run("python", "tests/check_test_names.py")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy over every package and app."""
+    """mypy, strict, over every package and app, and over this file."""
     _sync(session)
+    session.run("mypy", "noxfile.py")
     for source in SOURCES:  # one at a time: each is a program of its own
         session.run("mypy", source)
 
@@ -75,6 +78,31 @@ def _alone(package: str) -> None:
 
 for _package in PACKAGES:
     _alone(_package)
+
+
+def _minimums(package: str) -> None:
+    @nox.session(name=f"minimums-{package}", python=PYTHONS[0], tags=["minimums"], default=False)
+    def minimums(session: nox.Session) -> None:
+        # `--no-config` leaves out the exact versions that the workspace's pyproject.toml pins
+        folder = f"packages/{package}"
+        oldest = ("uv", "pip", "install", "--quiet", "--no-config", "--resolution", "lowest-direct")
+        session.run_install(*oldest, folder, "--group", f"{folder}/pyproject.toml:test", external=True)
+        # old versions of other projects warn under newer ones: only the results count here
+        session.run("pytest", folder, "-n1", "-Wdefault", *session.posargs)
+
+    minimums.__doc__ = f"{package} with the oldest versions that its pyproject.toml allows."
+
+
+for _package in PACKAGES:
+    _minimums(_package)
+
+
+@nox.session(python=PYTHONS, default=False)
+def pythons(session: nox.Session) -> None:
+    """Every package's tests under every supported Python; one that is not installed is skipped."""
+    for package in PACKAGES:
+        _sync(session, "--python", str(session.python), "--package", package, "--group", "test", "--no-default-groups")
+        session.run("pytest", f"packages/{package}", *session.posargs)
 
 
 @nox.session(default=False)

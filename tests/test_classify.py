@@ -171,7 +171,7 @@ def test_fine_tuning_on_a_batch_and_one_image_more(tmp_path: Path) -> None:
     assert main([*command, "--train-batch", "8", "--workers", "0", "--out", str(tmp_path / "run")]) == 0
 
 
-def test_the_honest_svm_is_not_that_of_the_layer_best_on_the_test_set() -> None:
+def test_the_honest_svm_layer_is_not_chosen_on_the_test_set() -> None:
     taps = {"feature4": {"mean_ap": 70.0}, "feature5": {"mean_ap": 60.0}}
     results = {"results": {"svm": {"taps": taps, "best_tap": "feature4", "mean_ap": 70.0}}}
     (_, published), (_, honest) = rows(results)["SVM and low-shot SVM (mAP, %)"]

@@ -282,7 +282,7 @@ def test_options_move_the_schedule_along(tmp_path: Path) -> None:
     assert config.optim_wrapper.optimizer.lr == 0.02
 
 
-def test_a_cifar_stem_and_a_small_network_set_strides_and_channels(tmp_path: Path) -> None:
+def test_a_cifar_stem_sets_strides_and_channels(tmp_path: Path) -> None:
     config = Config.fromfile(detection.CONFIGS / "mask_rcnn_r50_fpn_coco.py")
     detection.fit_backbone(config, Weights(resnet18(stem="cifar", sobel=True), None, ""), seed=0)
     assert config.model.neck.in_channels == [64, 128, 256, 512]
