@@ -69,7 +69,7 @@ def imports(session: nox.Session) -> None:
 
 
 def _check_contracts(session: nox.Session) -> None:
-    """import-linter has no wildcard for top-level packages: its lists must name every package and app of the workspace."""
+    """import-linter has no wildcard for top-level packages, so its lists must name every package and app."""
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     packages, apps = {name.replace("-", "_") for name in PACKAGES}, {name.replace("-", "_") for name in APPS}
     independent = [set(one["modules"]) for one in linter["contracts"] if one["type"] == "independence"]
@@ -107,6 +107,7 @@ def _minimums(package: str) -> None:
         # `--no-config` leaves out the exact versions that the workspace's pyproject.toml pins
         folder = f"packages/{package}"
         oldest = ("uv", "pip", "install", "--quiet", "--no-config", "--resolution", "lowest-direct")
+        oldest = (*oldest, "--reinstall-package", package)  # uv keeps the wheel of a folder, whatever changed in it
         session.run_install(*oldest, folder, "--group", f"{folder}/pyproject.toml:test", external=True)
         # old versions of other projects warn under newer ones: only the results count here
         session.run("pytest", folder, "-n1", "-Wdefault", *session.posargs)
