@@ -22,6 +22,7 @@ LISTS = Path(__file__).parent / "public_api"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 UPDATE = "uv run python tests/test_public_api.py --update"
 MODULES = re.compile(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])")
+NDARRAY = re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[([^\[\]]*)\]\]")  # what NDArray[...] is before NumPy 2.5
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -122,7 +123,7 @@ def _annotation(value: object) -> str:
     text = value if isinstance(value, str) else getattr(value, "__forward_arg__", None)
     if text is None:
         text = value.__qualname__ if inspect.isclass(value) and not get_args(value) else repr(value)
-    return MODULES.sub("", text)
+    return NDARRAY.sub(r"NDArray[\1]", MODULES.sub("", text))
 
 
 def _default(value: object) -> str:
