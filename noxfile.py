@@ -112,16 +112,16 @@ def _minimums(package: str) -> None:
         # old versions of other projects warn under newer ones: only the results count here
         session.run("pytest", folder, "-n1", "-Wdefault", *session.posargs)
 
-    minimums.__doc__ = f"{package} with the oldest versions that its pyproject.toml allows."
+    minimums.__doc__ = f"{package} with the oldest versions that its pyproject.toml allows, such as torch 2.6."
 
 
-for _package in PACKAGES:
+for _package in PACKAGES:  # not in CI: all of them take about a quarter of an hour on two free cores, with downloads
     _minimums(_package)
 
 
 @nox.session(python=PYTHONS, default=False)
 def pythons(session: nox.Session) -> None:
-    """Every package's tests under every supported Python; one that is not installed is skipped."""
+    """Every package's tests under another Python; skipped where that Python is not installed. About 10 minutes each."""
     for package in PACKAGES:
         _sync(session, "--python", str(session.python), "--package", package, "--group", "test", "--no-default-groups")
         session.run("pytest", f"packages/{package}", *session.posargs)

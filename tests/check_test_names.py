@@ -1,4 +1,4 @@
-"""Names of tests stay below 60 characters, so that a line of pytest's report holds one: exits 1 and lists longer ones."""
+"""List names of tests with 60 characters or more and exit 1: a line of pytest's report should hold a name."""
 
 import re
 import subprocess
