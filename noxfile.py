@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 APPS = sorted(path.parent.name for path in ROOT.glob("apps/*/pyproject.toml"))
 SOURCES = [f"packages/{p}/src" for p in PACKAGES] + [f"apps/{a}/src" for a in APPS]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_external_run = True
@@ -33,16 +34,18 @@ def _sync(session: nox.Session, *arguments: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff: format and rules."""
+    """ruff: format and rules; names of tests."""
     _sync(session, "--only-group", "dev")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
+    session.run("python", "tests/check_test_names.py")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy over every package and app."""
+    """mypy, strict, over every package and app, and over this file."""
     _sync(session)
+    session.run("mypy", "noxfile.py")
     for source in SOURCES:  # one at a time: each is a program of its own
         session.run("mypy", source)
 
@@ -57,11 +60,32 @@ def test(session: nox.Session) -> None:
 @nox.session
 def imports(session: nox.Session) -> None:
     """Packages import no sibling, apps no other app, and each declares what it imports."""
+    _check_contracts(session)
     _sync(session)
     session.run("lint-imports")
     for folder in [*(f"packages/{p}" for p in PACKAGES), *(f"apps/{a}" for a in APPS)]:
         with session.chdir(folder):
             session.run("deptry", "src")
+
+
+def _check_contracts(session: nox.Session) -> None:
+    """import-linter has no wildcard for top-level packages, so its lists must name every package and app."""
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    packages, apps = {name.replace("-", "_") for name in PACKAGES}, {name.replace("-", "_") for name in APPS}
+    independent = [set(one["modules"]) for one in linter["contracts"] if one["type"] == "independence"]
+    forbidden = [
+        (set(one["source_modules"]), set(one["forbidden_modules"]))
+        for one in linter["contracts"]
+        if one["type"] == "forbidden"
+    ]
+    complete = {
+        "root_packages": set(linter["root_packages"]) == packages | apps,
+        "independence of packages": packages in independent,
+        "independence of apps": apps in independent,
+        "packages import no app": (packages, apps) in forbidden,
+    }
+    if wrong := [name for name, right in complete.items() if not right]:
+        session.error(f"[tool.importlinter] does not name every package and app: {', '.join(wrong)}")
 
 
 def _alone(package: str) -> None:
@@ -75,6 +99,32 @@ def _alone(package: str) -> None:
 
 for _package in PACKAGES:
     _alone(_package)
+
+
+def _minimums(package: str) -> None:
+    @nox.session(name=f"minimums-{package}", python=PYTHONS[0], tags=["minimums"], default=False)
+    def minimums(session: nox.Session) -> None:
+        # `--no-config` leaves out the exact versions that the workspace's pyproject.toml pins
+        folder = f"packages/{package}"
+        oldest = ("uv", "pip", "install", "--quiet", "--no-config", "--resolution", "lowest-direct")
+        oldest = (*oldest, "--reinstall-package", package)  # uv keeps the wheel of a folder, whatever changed in it
+        session.run_install(*oldest, folder, "--group", f"{folder}/pyproject.toml:test", external=True)
+        # old versions of other projects warn under newer ones: only the results count here
+        session.run("pytest", folder, "-n1", "-Wdefault", *session.posargs)
+
+    minimums.__doc__ = f"{package} with the oldest versions that its pyproject.toml allows, such as torch 2.6."
+
+
+for _package in PACKAGES:  # not in CI: all of them take about a quarter of an hour on two free cores, with downloads
+    _minimums(_package)
+
+
+@nox.session(python=PYTHONS, default=False)
+def pythons(session: nox.Session) -> None:
+    """Every package's tests under another Python; skipped where that Python is not installed. About 10 minutes each."""
+    for package in PACKAGES:
+        _sync(session, "--python", str(session.python), "--package", package, "--group", "test", "--no-default-groups")
+        session.run("pytest", f"packages/{package}", *session.posargs)
 
 
 @nox.session(default=False)
@@ -153,7 +203,7 @@ def audit(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The site, into site/."""
     _sync(session, "--group", "docs")
-    session.run("mkdocs", "build", "--strict")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(default=False, venv_backend="none")

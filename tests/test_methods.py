@@ -224,7 +224,7 @@ def test_deepcluster_v2_leaves_out_what_it_has_not_seen() -> None:
     assert all(p.grad is None or not p.grad.any() for p in method.parameters())
 
 
-def test_deepcluster_v2_refuses_more_clusters_than_images_seen_in_an_epoch() -> None:
+def test_deepcluster_v2_refuses_more_clusters_than_images() -> None:
     with pytest.raises(
         BadInput, match=f"--k {N - 1} clusters of the {N // 2 + 1} images that --drop-last leaves of {N}"
     ):
@@ -288,7 +288,7 @@ def test_swav_cuts_the_queue_to_whole_batches_and_says_so(queue: int, length: in
     assert (queue == length) != (f"--queue {queue} cut to {length or 0}: whole batches" in (method.remark or ""))
 
 
-def test_swav_reads_checkpoints_that_still_have_a_flag_for_the_queue() -> None:
+def test_swav_reads_checkpoints_with_a_flag_for_the_queue() -> None:
     method = built("swav", queue=2 * B)
     method.load_state_dict(method.state_dict() | {"queue_open": torch.tensor(True)})
 

@@ -52,7 +52,7 @@ def test_the_same_crops_by_every_way(one_size: bool, tmp_path: Path) -> None:
             assert torch.equal(a, b), way
 
 
-def test_images_of_several_sizes_are_resident_at_a_size_that_is_given(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_resident_at_a_given_size(tmp_path: Path) -> None:
     spec = folder_of_photos(tmp_path / "photos", [(20, 24), (21, 24)])
     images = open_images(spec)
     with pytest.raises(BadInput, match=r"--resident on: .*take --resident auto, or a size"):

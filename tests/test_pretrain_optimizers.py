@@ -250,7 +250,7 @@ def test_gradients_are_left_as_they_came(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("rule", ALL)
-def test_tensors_do_not_depend_on_each_other_or_on_memory_format(rule: Rule) -> None:
+def test_tensors_are_independent_of_others_and_memory_format(rule: Rule) -> None:
     together, alone = Problem(), Problem()
     together.params[0] = torch.nn.Parameter(together.params[0].detach().to(memory_format=torch.channels_last))
     expected = alone.run(rule([{"params": [p]} for p in alone.params], 9.0, weight_decay=0.1))

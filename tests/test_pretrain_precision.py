@@ -49,7 +49,7 @@ def test_convolutions_of_training_steps(
 
 
 @pytest.mark.parametrize("error", [cluster_memory.NotFinite, sinkhorn.NotFinite])
-def test_numbers_that_are_not_finite_are_answered_with_what_to_do(
+def test_not_finite_numbers_are_answered_with_what_to_do(
     error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def spoilt(self: Swav, *_: Any) -> None:

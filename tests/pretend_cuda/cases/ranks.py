@@ -107,7 +107,7 @@ def test_two_gpus_are_one_process(method: str, tmp_path: Path) -> None:
     same_losses(tmp_path / "two", tmp_path / "one")
 
 
-def test_parts_of_a_batch_on_two_gpus_are_those_of_two_processes(tmp_path: Path) -> None:
+def test_parts_of_a_batch_on_two_gpus_equal_two_processes(tmp_path: Path) -> None:
     """Each part takes statistics of its own, over the ranks, so one process has others."""
     command = ["swav", *COMMON, *METHODS["swav"], "--micro-batch", "4"]
     gpus = [*command, "--device", "cuda", "--out", str(tmp_path / "gpus")]

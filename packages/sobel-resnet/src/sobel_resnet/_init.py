@@ -18,12 +18,12 @@ def cpu_generator(seed: int) -> torch.Generator:
 
 def empty_conv(*args: Any, kind: type[nn.Conv2d] = nn.Conv2d, **kwargs: Any) -> nn.Conv2d:
     """Create an nn.Conv2d, or a subclass, with uninitialised weights that the caller must fill."""
-    return skip_init(kind, *args, device=torch.get_default_device(), **kwargs)
+    return skip_init(kind, *args, device=torch.empty(0).device, **kwargs)
 
 
 def empty_linear(in_dim: int, out_dim: int) -> nn.Linear:
     """Create an nn.Linear with uninitialised weights that the caller must fill."""
-    return skip_init(nn.Linear, in_dim, out_dim, device=torch.get_default_device())
+    return skip_init(nn.Linear, in_dim, out_dim, device=torch.empty(0).device)
 
 
 @torch.no_grad()
