@@ -106,12 +106,11 @@ def test_knn_is_that_of_the_images(everything: Path, weights: Path) -> None:
 def test_a_second_probe_makes_no_features(
     everything: Path, weights: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ResNet, "stages", extracted)
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the features are in the cache")
+
+    monkeypatch.setattr(ResNet, "stages", refuse)
     run("cluster", weights, cache, tmp_path / "run", "--k", "5")
-
-
-def extracted(*_: Any) -> None:
-    raise AssertionError("the features are in the cache")
 
 
 @pytest.fixture
@@ -143,9 +142,8 @@ def test_resume_within_a_training(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if not (fresh := "--features" not in more):
-        monkeypatch.setattr(ResNet, "stages", extracted)
     expected = run(command, weights, cache, tmp_path / "whole", *more)
+    fresh = "--features" not in more
     result = expected["results"][command]
     assert result["images"] == ("random crops, new in each epoch" if fresh else "central crops, cached")
     assert result["epochs"] == int(more[more.index("--epochs") + 1])
