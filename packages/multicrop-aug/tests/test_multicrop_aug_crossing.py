@@ -73,7 +73,7 @@ def test_what_comes_back_to_the_cpu_is_waited_for() -> None:
 
 
 @pytest.mark.parametrize("pack", [False, True])
-def test_a_plan_and_its_rows_cross_in_one_copy_and_nothing_waits(pack: bool) -> None:
+def test_a_plan_and_its_rows_cross_in_one_copy_without_wait(pack: bool) -> None:
     """Meta tensors have no data, so reading a value would fail."""
     images = torch.empty(9, 3, 20, 20, dtype=torch.uint8)
     there = PackedImages.pack(list(images)).to("meta") if pack else images.to("meta")

@@ -138,7 +138,7 @@ def test_interpolation_survives_files_devices_and_indexing() -> None:
     assert torch.equal(again.groups[0].box, plan.groups[0].box)
 
 
-def test_a_plan_written_before_interpolation_is_read_as_bilinear() -> None:
+def test_an_old_plan_without_interpolation_is_bilinear() -> None:
     state = swav(8, n_small=0).draw(torch.arange(3), 0, (50, 60), seed=0).state_dict()
     for group in state["groups"]:
         del group["interpolation"]
