@@ -97,7 +97,7 @@ def test_a_second_signal_stops_at_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     passed = []
-    monkeypatch.setattr("steady_runs._stop.ECHO_S", 0.0)  # what would be a second thought three seconds later
+    monkeypatch.setattr("steady_runs.stop.ECHO_S", 0.0)  # what would be a second thought three seconds later
 
     def both() -> None:
         os.kill(os.getpid(), signals[0])

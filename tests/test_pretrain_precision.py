@@ -73,7 +73,7 @@ def test_an_error_that_is_no_bad_number_is_not_taken_for_one(
     assert error.count("\n") == 1
     assert "ValueError: the queue has another shape (test_pretrain_precision.py:" in error
     assert "--lr" not in error
-    trace = Path(error.split("its trace is in ")[1].split(" (--traceback")[0])
+    trace = Path(error.split("its traceback is in ")[1].split(" (--traceback")[0])
     assert "Traceback" in trace.read_text()
     trace.unlink()
     with pytest.raises(ValueError, match="another shape"):

@@ -163,7 +163,9 @@ def test_an_unknown_id_in_a_mask_names_the_file(
 ) -> None:
     export_shapes(tmp_path / "city", "cityscapes", n_train=2, n_val=1, size=32)
     mask = next((tmp_path / "city" / "gtFine" / "val").glob("*/*labelTrainIds.png"))
-    Image.fromarray(np.full_like(np.array(Image.open(mask)), 77)).save(mask)
+    with Image.open(mask) as image:
+        shape = np.array(image)
+    Image.fromarray(np.full_like(shape, 77)).save(mask)
     made = command("cityscapes", "--data", str(tmp_path / "city"), "--workers", workers, "--out", str(tmp_path / "run"))
     error = capsys.readouterr().err
     assert made == 2
@@ -202,7 +204,8 @@ def naive_miou(run: Path, files: list[tuple[Path, Path]], n_classes: int) -> flo
     held_out = Maps(files, n_classes, sizes)
     hits, either = [0] * n_classes, [0] * n_classes
     for index, (_, mask) in enumerate(files):
-        truth = np.array(Image.open(mask))
+        with Image.open(mask) as image:
+            truth = np.array(image)
         with torch.no_grad():
             found = predict(model, held_out[index, index][0], truth.shape, sizes).numpy()
         for k in range(n_classes):

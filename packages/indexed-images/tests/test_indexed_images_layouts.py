@@ -12,6 +12,11 @@ from torchvision.datasets import Cityscapes, VOCDetection, VOCSegmentation
 N = {"train": 21, "val": 9}
 
 
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
 @pytest.fixture(scope="module", params=["train", "val"])
 def split(request):
     return request.param
@@ -76,7 +81,8 @@ def test_coco_annotations_are_the_drawn_objects(world, split, scenes):
     assert {item["license"] for item in text["images"]} <= {item["id"] for item in text["licenses"]}
     kinds = set()
     for scene, image in zip(scenes, text["images"], strict=True):
-        assert Image.open(world["coco"] / f"{split}2017" / image["file_name"]).size == (image["width"], image["height"])
+        with Image.open(world["coco"] / f"{split}2017" / image["file_name"]) as picture:
+            assert picture.size == (image["width"], image["height"])
         objects = [item for item in text["annotations"] if item["image_id"] == image["id"]]
         for label, box, mask, item in zip(scene.labels, scene.boxes, scene.masks.numpy(), objects, strict=True):
             x1, y1, x2, y2 = box.tolist()
@@ -122,11 +128,11 @@ def test_voc2012_masks(world, split):
         for label, mask in zip(scene.labels.tolist(), masks, strict=True):
             expected[mask] = label + 1
         for file in files:
-            image = Image.open(file)
-            assert image.mode == "P"
-            assert np.array_equal(np.array(image), expected)
+            with Image.open(file) as image:
+                assert image.mode == "P"
+                assert np.array_equal(np.array(image), expected)
+                palette = np.array(image.getpalette()).reshape(-1, 3)
         assert files
-    palette = np.array(image.getpalette()).reshape(-1, 3)
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 12: (64, 0, 128), 20: (0, 64, 128)}
     known |= {8: (64, 0, 0), 255: (224, 224, 192)}  # as published with VOC
     assert all(tuple(palette[label]) == colour for label, colour in known.items())
@@ -144,10 +150,9 @@ def test_cityscapes_labels(world, split, scenes):
         stem = f"{city}_{number // len(cities):06}_000019"
         file = found[stem]
         drawn = world["cityscapes"] / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
-        assert np.array_equal(np.array(Image.open(drawn)), scene.image.permute(1, 2, 0).numpy())
+        assert np.array_equal(pixels_of(drawn), scene.image.permute(1, 2, 0).numpy())
         labels, trained, instances = (
-            np.array(Image.open(str(file).replace("labelIds", kind)))
-            for kind in ("labelIds", "labelTrainIds", "instanceIds")
+            pixels_of(str(file).replace("labelIds", kind)) for kind in ("labelIds", "labelTrainIds", "instanceIds")
         )
         masks = scene.masks.numpy()
         void = _around(masks.any(axis=0))
@@ -181,7 +186,7 @@ def test_cityscapes_polygons_paint_the_labels(world, split):
         for item in text["objects"]:
             flat = [value for point in item["polygon"] for value in point]
             painted[_inside(flat, *painted.shape)] = numbers[item["label"]]
-        labels = np.array(Image.open(str(file).replace("polygons.json", "labelIds.png")))
+        labels = pixels_of(str(file).replace("polygons.json", "labelIds.png"))
         assert np.array_equal(painted[labels != 0], labels[labels != 0])
 
 
@@ -194,6 +199,7 @@ def test_cityscapes_table():
     assert [train_id for _, train_id in CITYSCAPES_LABELS if train_id != 255] == list(range(19))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torchvision leaves its files open
 def test_torchvision_reads_them(world, split, scenes, tmp_path):
     """torchvision's readers open the layouts; they expect a devkit to be called VOCdevkit."""
     (tmp_path / "VOCdevkit").symlink_to(world["voc"])

@@ -17,7 +17,8 @@ def picture(height: int = 90, width: int = 120) -> torch.Tensor:
 def test_a_sheet_is_written_and_is_the_same_again(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     sheet = draw_preview(swav(64, **SMALL), picture(), path, n=2, seed=3)
-    assert Image.open(path).tobytes() == sheet.tobytes()
+    with Image.open(path) as written:
+        assert written.tobytes() == sheet.tobytes()
     pil = Image.fromarray(picture().permute(1, 2, 0).contiguous().numpy())
     assert draw_preview(swav(64, **SMALL), pil, n=2, seed=3).tobytes() == sheet.tobytes()
     assert draw_preview(swav(64, **SMALL), pil, n=2, seed=4).tobytes() != sheet.tobytes()

@@ -59,16 +59,16 @@ def test_a_file_that_its_owner_removed_is_no_lock(tmp_path: Path, monkeypatch: p
     """Between opening and locking the file, its owner may end and remove it. The lock is then on a nameless file."""
     import fcntl
 
-    locked = fcntl.flock
+    locked = fcntl.lockf
     calls = []
 
-    def flock(file: Any, how: int) -> None:
+    def lockf(file: Any, how: int) -> None:
         calls.append(how)
         if len(calls) == 1:
             (tmp_path / ".lock").unlink()
         locked(file, how)
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "lockf", lockf)
     with FolderLock(tmp_path):
         assert len(calls) == 2
         monkeypatch.undo()
@@ -97,10 +97,10 @@ def test_many_processes_never_own_it_together(start_child: Start, tmp_path: Path
 
 
 def test_a_file_system_without_locks_gives_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(file: Any, how: int) -> None:
+    def lockf(file: Any, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr("fcntl.lockf", lockf)
     with FolderLock(tmp_path) as lock:
         assert lock.warning is not None
         assert "No locks available" in lock.warning

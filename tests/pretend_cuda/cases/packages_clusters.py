@@ -66,7 +66,6 @@ def statistics(put: Put) -> Any:
 @memory.of(
     *("OnlineClusters.initialise", "OnlineClusters.update", "OnlineClusters.update_centroids"),
     *("OnlineClusters.split_small_clusters", "OnlineClusters.loss_weights", "OnlineClusters.assignments_of"),
-    "OnlineClusters.extra_repr",
 )
 def online(put: Put) -> Any:
     clusters = put(OnlineClusters(N, D, K, min_cluster=10))
@@ -80,17 +79,16 @@ def online(put: Put) -> Any:
     found += [clusters.loss_weights(), clusters.assignments_of(put(indices)), dict(clusters.state_dict())]
     resumed = put(OnlineClusters(N, D, K, min_cluster=10))
     resumed.load_state_dict(clusters.state_dict())
-    found += [resumed.extra_repr()]
     return [*found, resumed.update(put(indices), put(X[indices])), resumed.centroids]
 
 
-@memory.of("EpochBank.write", "EpochBank.cluster", "EpochBank.extra_repr")
+@memory.of("EpochBank.write", "EpochBank.cluster")
 def bank(put: Put) -> Any:
     bank = put(EpochBank(N, D, 2))
     bank.write(put(torch.arange(N)), put(torch.stack([X, X.flip(0)])))
     labels, centroids = bank.cluster(K, 3, 4, seed=0, epoch=0)
     bank.write(torch.tensor([1, 2, 1]), torch.stack([X[:3], X[3:6]]))  # from the CPU, one image twice
-    return labels, centroids, dict(bank.state_dict()), bank.extra_repr()
+    return labels, centroids, dict(bank.state_dict())
 
 
 @pytest.mark.parametrize("name", memory.calls)

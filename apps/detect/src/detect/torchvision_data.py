@@ -63,7 +63,8 @@ class CocoImages(Dataset[tuple[Tensor, Target]]):
     def image(self, index: int) -> Tensor:
         path = self.folder / self.images[index]["file_name"]
         try:
-            pixels = np.array(Image.open(path).convert("RGB"))
+            with Image.open(path) as image:
+                pixels = np.array(image.convert("RGB"))
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error}); get it again") from None
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -87,11 +87,13 @@ class Maps(Dataset[tuple[Tensor, Tensor]]):
         """
         path, mask = self.files[index]
         try:
-            pixels = np.array(Image.open(path).convert("RGB"))
+            with Image.open(path) as image:
+                pixels = np.array(image.convert("RGB"))
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error}); get it again") from None
         try:
-            ids = np.array(Image.open(mask))
+            with Image.open(mask) as labels:
+                ids = np.array(labels)
         except OSError as error:
             raise BadInput(f"{mask}: cannot be read ({error}); get it again") from None
         if ids.shape != pixels.shape[:2]:

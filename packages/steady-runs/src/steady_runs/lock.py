@@ -18,6 +18,10 @@ except ImportError:  # Windows
 
 FILE = ".lock"
 
+_held: dict[
+    Path, int
+] = {}  # folders that this process has locked, and its number, as forked processes inherit the dict
+
 
 class FolderLock:
     """A context that holds the lock of a folder.
@@ -38,6 +42,9 @@ class FolderLock:
         if fcntl is None:
             self.warning = "this system cannot lock a folder: take care that no second process resumes this run"
             return self
+        # A record lock does not exclude its own process, which would even free it by closing the file once more.
+        if _held.get(self.path.resolve()) == os.getpid():
+            raise self._is_taken(_owner())
         while True:
             file = self.path.open("a+")
             try:
@@ -47,8 +54,7 @@ class FolderLock:
                     file.seek(0)
                     owner = file.read().strip() or "another process"
                     file.close()
-                    text = f"{self.path.parent}: {owner} writes there; wait for it, or stop it first"
-                    raise BadInput(text) from None
+                    raise self._is_taken(owner) from None
                 file.close()
                 self.warning = (
                     f"{self.path.parent} cannot be locked ({error.strerror}): "
@@ -59,9 +65,10 @@ class FolderLock:
                 break
             file.close()  # its last owner removed it between our opening and locking it
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{_owner()}\n")
         file.flush()
         self._file = file
+        _held[self.path.resolve()] = os.getpid()
         return self
 
     def __exit__(
@@ -71,6 +78,14 @@ class FolderLock:
             self.path.unlink(missing_ok=True)  # while it is still locked, so that nobody else's is removed
             self._file.close()
             self._file = None
+            _held.pop(self.path.resolve(), None)
+
+    def _is_taken(self, owner: str) -> BadInput:
+        return BadInput(f"{self.path.parent}: {owner} writes there; wait for it, or stop it first")
+
+
+def _owner() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _is_still_there(file: Any, path: Path) -> bool:
