@@ -106,8 +106,8 @@ def _minimums(package: str) -> None:
     def minimums(session: nox.Session) -> None:
         # `--no-config` leaves out the exact versions that the workspace's pyproject.toml pins
         folder = f"packages/{package}"
-        oldest = ("uv", "pip", "install", "--quiet", "--no-config", "--resolution", "lowest-direct")
-        oldest = (*oldest, "--reinstall-package", package)  # uv keeps the wheel of a folder, whatever changed in it
+        oldest = ["uv", "pip", "install", "--quiet", "--no-config", "--resolution", "lowest-direct"]
+        oldest += ["--reinstall-package", package]  # uv keeps the wheel of a folder, whatever changed in it
         session.run_install(*oldest, folder, "--group", f"{folder}/pyproject.toml:test", external=True)
         # old versions of other projects warn under newer ones: only the results count here
         session.run("pytest", folder, "-n1", "-Wdefault", *session.posargs)
