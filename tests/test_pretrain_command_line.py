@@ -118,5 +118,11 @@ def test_help_and_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "--memory-momentum" in text
     assert "default: 0.5" in text
+    with pytest.raises(SystemExit) as stop:
+        main(["resume", "--help"])
+    assert stop.value.code == 0
+    assert "--workers" in capsys.readouterr().out
+    assert main(["compare", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: pretrain compare RUN ...\n")
     assert main(["recipes"]) == 0
     assert "odc_resnet50_8xb64-steplr-440e_in1k" in capsys.readouterr().out

@@ -77,6 +77,9 @@ def _train(recipe: str, command: str, arguments: list[str]) -> None:
 
 
 def _resume(arguments: list[str]) -> None:
+    if {"-h", "--help"} & {*arguments}:
+        what = "Go on after any stop, from the last checkpoint. These options may change:"
+        parse_options(["--help"], Machine, program="pretrain resume RUN", description=what, allowed=MAY_CHANGE)
     from pretrain.run_folder import PretrainFolder
 
     run, options = run_argument(arguments, "pretrain resume")

@@ -149,6 +149,9 @@ def _run(program: Program, arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     for command in program.commands:
         if command.name == name:
+            if "[options]" not in command.arguments and {"-h", "--help"} & {*rest}:
+                print(f"usage: {program.name} {name} {command.arguments}".rstrip() + f"\n\n{command.what}")
+                return 0
             return command.run(rest) or 0
     known = [command.name for command in program.commands]
     if name.startswith("-"):
