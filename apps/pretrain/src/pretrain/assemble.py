@@ -86,7 +86,11 @@ def assemble_method(
 def _assemble_backbone(settings: RunSettings) -> ResNet:
     wanted = {name: getattr(settings, name) for name in ("arch", "sobel", "stem", "width")}
     if settings.weights is None:
-        return ResNet(**wanted, zero_init_residual=settings.zero_init_residual, seed=key(settings.seed, "backbone"))
+        seed = key(settings.seed, "backbone")
+        try:
+            return ResNet(**wanted, zero_init_residual=settings.zero_init_residual, seed=seed)
+        except ValueError as error:  # a width that leaves no channels
+            raise BadInput(f"--width {settings.width}: {error}") from None
     try:
         backbone, _ = load_backbone(settings.weights)
     except (OSError, ValueError) as error:

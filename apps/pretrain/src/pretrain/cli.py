@@ -78,8 +78,8 @@ def _train(recipe: str, command: str, arguments: list[str]) -> None:
 
 def _resume(arguments: list[str]) -> None:
     if {"-h", "--help"} & {*arguments}:
-        what = "Go on after any stop, from the last checkpoint. These options may change:"
-        parse_options(["--help"], Machine, program="pretrain resume RUN", description=what, allowed=MAY_CHANGE)
+        what = "Go on after any stop, from the last checkpoint. Options that are left out stay as they were in the run."
+        parse_options(["--help"], RunSettings, program="pretrain resume RUN", description=what, allowed=MAY_CHANGE)
     from pretrain.run_folder import PretrainFolder
 
     run, options = run_argument(arguments, "pretrain resume")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from steady_runs import Settings
 
-from pretrain.settings.values import CropsText, Fraction, IntervalText, ResidentText
+from pretrain.settings.values import CropsText, Fraction, Hue, IntervalText, ResidentText
 
 
 class Data(Settings):
@@ -25,8 +25,8 @@ class Data(Settings):
     """Probability of a horizontal flip."""
     rotation: float = Field(2.0, ge=0, le=180)
     """Largest random rotation, in degrees."""
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 1.0, 0.5)
-    """Colour jitter: brightness, contrast, saturation, hue."""
+    jitter: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, Hue] = (0.4, 0.4, 1.0, 0.5)
+    """Colour jitter: brightness, contrast, saturation, and hue up to 0.5."""
     jitter_p: Fraction = 1.0
     """Probability of the colour jitter."""
     grey: Fraction = 0.2
@@ -37,11 +37,11 @@ class Data(Settings):
     """Probability of solarisation: inverting all values of 128 and above."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of red, green and blue, in [0, 1], that is subtracted from the pixels."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     """Standard deviation that the pixels are divided by; the official SwAV code has 0.228 for red."""
-    eval_size: PositiveInt | None = None
+    eval_size: int | None = Field(None, gt=0, le=4096)
     """Side in pixels of the centre crop for features and scores; the size of the first crops if not given."""
-    eval_resize: PositiveInt | None = None
+    eval_resize: int | None = Field(None, gt=0, le=8192)
     """Short side in pixels before the centre crop; if not given, 8/7 of a crop of 96 px or more, else the same."""
 
 
