@@ -22,6 +22,8 @@ from steady_runs.benchmark import BenchmarkSettings, Job
 from steady_runs.benchmark.mmengine import Schedule, apply_options, run_mmengine
 from torch import nn
 
+pytestmark = pytest.mark.filterwarnings("default")  # MMEngine warns of its own code
+
 
 @MODELS.register_module()
 class Toy(BaseModel):
