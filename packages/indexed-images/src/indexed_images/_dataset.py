@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ._decode import CorruptImage
 from ._resident import load_resident
-from ._source import Source
+from ._source import EncodedSource, Source
 
 OnCorrupt = Literal["raise", "replace"]
 
@@ -59,6 +59,9 @@ class IndexedImages(Dataset[Sample]):
         labels: int64 (N,) class indices, or None. In a multi-label set (N, C): 1 present, 0 absent, -1 present but to
             be ignored (VOC's difficult objects).
         class_names: Names of the class indices or columns, or None.
+        remarks: Sentences on how the source was understood: what was passed over, what was taken for a split or a
+            range of pixels. Programs print them.
+        place: Where in the source the split was found, such as "valid/"; empty if the source is one set.
     """
 
     def __init__(self, source: Source, spec: str, on_corrupt: OnCorrupt = "raise") -> None:
@@ -67,6 +70,8 @@ class IndexedImages(Dataset[Sample]):
         self.spec = spec
         self.labels: Tensor | None = None if source.labels is None else torch.from_numpy(source.labels)
         self.class_names: list[str] | None = source.class_names
+        self.remarks: tuple[str, ...] = source.notes.remarks
+        self.place: str = source.notes.place
         self._source = source
         self._on_corrupt = on_corrupt
         # One byte per image in shared memory, so that every process knows the corrupt files that workers met.
@@ -129,6 +134,11 @@ class IndexedImages(Dataset[Sample]):
             CorruptImage: If a file is corrupt, by the policy of the dataset.
         """
         return load_resident(lambda i: self[i].image, len(self), device, size, progress)
+
+    @property
+    def pixel_range(self) -> tuple[float, float] | None:
+        """Pixel values (low, high) that become 0 and 255; None if all images have 8 bits."""
+        return self._source.reading.pixel_range if isinstance(self._source, EncodedSource) else None
 
     @property
     def skipped(self) -> list[Skipped]:

@@ -1,37 +1,60 @@
 """Decode image files of any Pillow mode to uint8 RGB tensors."""
 
+import importlib.util
 import io
+import re
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 from torch import Tensor
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from ._range import to_8_bit
+from ._reading import Reading
+
+_HEIF = (".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()  # the extra `heif`
+_AVIF = (".avif",) if features.check("avif") else ()  # Pillow from 11.3
+
+EXTENSIONS = tuple(
+    sorted(
+        (".apng", ".bmp", ".dib", ".gif", ".jfif", ".jif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
+        + (".ppm", ".tif", ".tiff", ".webp", *_AVIF, *_HEIF)
+    )
+)
 
 # Pillow may try these formats only, whatever a file is called: other readers can start programs (EPS runs Ghostscript).
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_HOW_TO_RAISE = "(set PIL.Image.MAX_IMAGE_PIXELS higher if you trust the file)"
+_FORMATS = ["BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] if _AVIF else [])]
+_HOW_TO_RAISE = "(where you trust the files, raise it with max_pixels, on a command line --max-pixels)"
 _BYTES_A_PIXEL = 8  # four channels of 16 bits: no file of these formats needs more
+_WIDE_MODES = re.compile(r"I.*|F.*")  # modes of more than 8 bits: I, I;16, I;16B, F
 
 
 class CorruptImage(ValueError):
     """An image that cannot be read: missing, truncated, not an image, a decompression bomb, or of unknown range."""
 
 
-def decode(data: bytes, upright: bool = True) -> Tensor:
+def decode(data: bytes, reading: Reading = Reading(), at_least: int | None = None) -> Tensor:
     """Decode the first frame of an image to uint8 (3, H, W), RGB.
 
-    With `upright`, the image is rotated as its EXIF says; torchvision's loaders never do that. Transparency is
-    composited on white, 16-bit grey is scaled (v / 257, rounded) and CMYK is converted. Raises CorruptImage with the
-    reason. An image of more than `PIL.Image.MAX_IMAGE_PIXELS` is refused as a decompression bomb after its header was
-    read, before memory is allocated.
+    Pixels of more than 8 bits are scaled by the reading's range and rounded, transparency is composited and CMYK is
+    converted, see `Reading`. torchvision's loaders never rotate an image as its EXIF says.
+
+    Args:
+        data: The file.
+        reading: How it is to be read.
+        at_least: A JPEG may be shrunk by 2, 4 or 8 while it is read, as long as its short side keeps at least twice
+            this number of pixels. That saves memory and time. None keeps the size.
+
+    Raises:
+        CorruptImage: With the reason. An image of more than the limit of pixels is refused as a decompression bomb
+            after its header was read, before memory is allocated.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
-            _refuse_bomb(file)
+        with open_image(data, reading) as file:
+            if at_least is not None:
+                _shrink_while_reading(file, at_least)
             file.load()
-            array = np.array(_rgb(_turned(file) if upright else file))
+            array = np.array(_rgb(_turned(file) if reading.upright else file, reading))
     except (CorruptImage, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -42,20 +65,53 @@ def decode(data: bytes, upright: bool = True) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
-def check_size(n_bytes: int) -> None:
+def open_image(data: bytes, reading: Reading) -> Image.Image:
+    """Read the header of an image. Raises CorruptImage if it has too many pixels, and Pillow's errors."""
+    limit = _limit(reading)
+    if limit is not None and Image.MAX_IMAGE_PIXELS is not None:
+        # Pillow has one limit for the whole process and checks it itself, so a higher one must be told to it.
+        Image.MAX_IMAGE_PIXELS = max(limit, Image.MAX_IMAGE_PIXELS)
+    formats = _FORMATS
+    if _HEIF and data[4:8] == b"ftyp":
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+        formats = [*_FORMATS, "HEIF"]
+    image = Image.open(io.BytesIO(data), formats=formats)
+    # Between one and two times its limit Pillow only warns, and warning filters are process-wide, so count here.
+    if limit is not None and image.width * image.height > limit:
+        raise CorruptImage(f"decompression bomb: {image.width}x{image.height} pixels, limit {limit} {_HOW_TO_RAISE}")
+    return image
+
+
+def check_size(n_bytes: int, reading: Reading = Reading()) -> None:
     """Raise CorruptImage if a file is larger than any image within the limit of pixels; call before reading it."""
-    limit = Image.MAX_IMAGE_PIXELS
+    limit = _limit(reading)
     if limit is not None and n_bytes > _BYTES_A_PIXEL * limit:
         raise CorruptImage(
             f"{n_bytes:,} bytes, limit {_BYTES_A_PIXEL * limit:,}: too large for {limit} pixels {_HOW_TO_RAISE}"
         )
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    # Between one and two times its limit Pillow only warns, and warning filters are process-wide, so count here.
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise CorruptImage(f"decompression bomb: {image.width}x{image.height} pixels, limit {limit} {_HOW_TO_RAISE}")
+def is_wide(image: Image.Image) -> bool:
+    """Tell whether pixels have more than 8 bits, so that they need a range."""
+    return _WIDE_MODES.fullmatch(image.mode) is not None
+
+
+def has_transparency(image: Image.Image) -> bool:
+    """Tell whether some pixels may be transparent."""
+    return "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def _limit(reading: Reading) -> int | None:
+    return Image.MAX_IMAGE_PIXELS if reading.max_pixels is None else reading.max_pixels
+
+
+def _shrink_while_reading(image: Image.Image, at_least: int) -> None:
+    if image.format == "JPEG":
+        factor = 2 * at_least / min(image.size)
+        if factor < 1:  # draft keeps at least the size it is given
+            image.draft(None, (int(image.width * factor), int(image.height * factor)))
 
 
 def _turned(image: Image.Image) -> Image.Image:
@@ -65,22 +121,25 @@ def _turned(image: Image.Image) -> Image.Image:
         return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        image = _grey_16_to_8(image)
-    if image.mode == "F":
-        raise CorruptImage("float pixels have no known range: convert the file to 8 or 16 bit")
-    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+def _rgb(image: Image.Image, reading: Reading) -> Image.Image:
+    if is_wide(image):
+        image = _grey_to_8_bit(image, reading)
+    if reading.alpha != "ignore" and has_transparency(image):
+        behind = Image.new("RGBA", image.size, reading.alpha)
+        return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _grey_16_to_8(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.int64)  # modes I;16, I;16B and I (32-bit)
-    low, high = int(values.min()), int(values.max())
+def _grey_to_8_bit(image: Image.Image, reading: Reading) -> Image.Image:
+    values = np.asarray(image)
+    if reading.pixel_range is not None:
+        return Image.fromarray(to_8_bit(values, *reading.pixel_range))
+    low, high = values.min(), values.max()
+    if image.mode.startswith("F"):
+        raise CorruptImage("float pixels have no known range: name it with pixel_range (--pixel-range LOW,HIGH)")
     if low < 0 or high > 65535:
-        raise CorruptImage(f"integer pixels in [{low}, {high}] do not fit 16 bit: convert the file to 8 or 16 bit")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        raise CorruptImage(
+            f"integer pixels in [{low}, {high}] do not fit 16 bit: name their range with pixel_range "
+            "(--pixel-range LOW,HIGH)"
+        )
+    return Image.fromarray(to_8_bit(values, 0, 65535))

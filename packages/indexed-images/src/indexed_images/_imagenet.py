@@ -8,7 +8,9 @@ import numpy as np
 
 from ._decode import EXTENSIONS
 from ._listed import absent, class_indices, read_pairs, root_folder
-from ._source import FileSource, Request, encode_names
+from ._labels import encode_names
+from ._reading import Reading
+from ._source import FileSource, Request
 
 _N_CLASSES = 1_000
 _VAL_LISTS = ("val_labels.txt", "val.txt", "meta/val.txt")
@@ -26,7 +28,7 @@ def open_imagenet(request: Request) -> FileSource:
         raise absent(request, f"imagenet: no folder {split}/ in {str(root)!r}, only {_content(root)}")
     wnids = _wnids(root / split)
     if split == "val" and not wnids and (flat := _images(root / "val")):
-        return _open_flat(root, flat, request.upright)
+        return _open_flat(root, flat, request.reading)
     if missing := _what_is_missing(root, split, wnids):
         raise FileNotFoundError(f"imagenet: {missing}; for another set of classes, write folder:{root}")
     names = [_images(root / split / wnid) for wnid in wnids]
@@ -34,10 +36,10 @@ def open_imagenet(request: Request) -> FileSource:
     if not paths:
         raise FileNotFoundError(f"imagenet: no image in the class folders of {str(root / split)!r}: unpack them there")
     labels = np.repeat(np.arange(_N_CLASSES), [len(found) for found in names])
-    return FileSource(paths, labels, wnids, request.upright)
+    return FileSource(paths, labels, wnids, request.reading)
 
 
-def _open_flat(root: Path, images: list[str], upright: bool) -> FileSource:
+def _open_flat(root: Path, images: list[str], reading: Reading) -> FileSource:
     file = next((root / name for name in _VAL_LISTS if (root / name).is_file()), None)
     if file is None:
         raise FileNotFoundError(
@@ -55,11 +57,12 @@ def _open_flat(root: Path, images: list[str], upright: bool) -> FileSource:
     trained = _wnids(root / "train")
     if labels[0].isdecimal():
         class_names = trained if len(trained) == _N_CLASSES else None
-        return FileSource(paths, class_indices(labels, _N_CLASSES, file), class_names, upright)
+        return FileSource(paths, class_indices(labels, _N_CLASSES, file), class_names, reading)
     vocabulary = {*label_of.values(), *trained}
     if len(vocabulary) != _N_CLASSES:
         raise ValueError(f"{file} and train/ name {len(vocabulary):,} classes together, expected 1,000 wnids")
-    return FileSource(paths, *encode_names(labels, vocabulary), upright)
+    found = encode_names(labels, vocabulary)
+    return FileSource(paths, found.labels, found.class_names, reading)
 
 
 def _by_name(file: Path) -> tuple[list[str], list[str]]:

@@ -1,18 +1,25 @@
 """`open_images` and its table of sources."""
 
 import difflib
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from ._arrays import open_digits, open_npz
 from ._classic import open_cifar10, open_cifar100, open_stl10
 from ._dataset import IndexedImages, OnCorrupt
-from ._files import open_folder, open_list
+from ._files import open_folder
 from ._imagenet import open_imagenet
+from ._joined import open_joined, split_spec
+from ._list import open_list
+from ._look import complete, look
 from ._places_inat import open_inat18, open_places205
+from ._reading import Alpha, Fields, Reading
 from ._shapes_source import open_shapes
-from ._source import NoSuchSplit, Request, Source
+from ._source import EncodedSource, NoSuchSplit, Request, Source
 from ._tar import open_tar
 from ._voc import open_voc07
 
@@ -47,6 +54,11 @@ def open_images(
     seed: int = 0,
     download: bool = False,
     upright: bool | None = None,
+    pixel_range: tuple[float, float] | Literal["auto"] = "auto",
+    alpha: Alpha = "white",
+    max_pixels: int | None = None,
+    image_field: str | None = None,
+    label_field: str | None = None,
 ) -> IndexedImages:
     """Open the images of one source and split.
 
@@ -59,6 +71,13 @@ def open_images(
         download: Whether CIFAR-10, CIFAR-100 and STL-10 may be downloaded.
         upright: Whether images are rotated as their EXIF says. None means yes, except for voc07, imagenet, places205
             and inat18, whose published figures, boxes and masks refer to the images as stored.
+        pixel_range: Values (low, high) that become 0 and 255, for images of more than 8 bits or of floats. "auto" finds
+            them from 32 images: the smallest of 8, 9, 10, 12, 14 and 16 bits that holds their values, or 0 to 1.
+        alpha: What is behind transparent pixels, "white" or "black"; "ignore" drops the transparency.
+        max_pixels: Most pixels an image may have; None means `PIL.Image.MAX_IMAGE_PIXELS`, 89 million. A higher number
+            raises Pillow's limit for the whole process.
+        image_field: Column, field or array that holds the images of a table, if it has no usual name.
+        label_field: The same for the labels; also the field of the .json members of `tar:`.
 
     Returns:
         The dataset.
@@ -77,13 +96,41 @@ def open_images(
     """
     if not isinstance(spec, str):
         spec = _spec_of(Path(spec).expanduser())
-    name, _, arg = spec.partition(":")
-    if name not in SOURCES:
-        raise ValueError(_unknown(spec, name))
     if split not in ("train", "val", "test"):
         raise NoSuchSplit(f"unknown split {split!r}: 'train', 'val' or 'test'")
-    upright = name not in _AS_STORED if upright is None else upright
-    return IndexedImages(SOURCES[name](Request(arg, split, seed, download, upright)), spec, on_corrupt)
+    if alpha not in get_args(Alpha):
+        raise ValueError(f"alpha must be 'white', 'black' or 'ignore', got {alpha!r}")
+    if max_pixels is not None and max_pixels < 1:
+        raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
+    specs = split_spec(spec, SOURCES)
+    for one in specs:
+        if one.partition(":")[0] not in SOURCES:
+            raise ValueError(_unknown(one, one.partition(":")[0]))
+    if upright is None:
+        upright = not {one.partition(":")[0] for one in specs} <= {*_AS_STORED}
+    reading = Reading(upright, alpha, _checked_range(pixel_range), max_pixels)
+    request = Request("", split, seed, download, reading, Fields(image_field, label_field))
+    if len(specs) == 1:
+        name, _, arg = specs[0].partition(":")
+        source = SOURCES[name](replace(request, arg=arg))
+    else:
+        source = open_joined(specs, lambda one: SOURCES[one.partition(":")[0]], request)
+    if isinstance(source, EncodedSource):
+        try:
+            source.reading, remarks = complete(source.reading, look(source, source.reading))
+        except ValueError as error:
+            raise ValueError(f"{spec}: {error}") from None
+        source.notes = source.notes.plus(*remarks)
+    return IndexedImages(source, spec, on_corrupt)
+
+
+def _checked_range(given: tuple[float, float] | Literal["auto"]) -> tuple[float, float] | None:
+    if given == "auto":
+        return None
+    low, high = map(float, given)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"pixel_range must be 'auto' or (low, high) with low < high, got {given!r}")
+    return low, high
 
 
 def _spec_of(path: Path) -> str:

@@ -30,7 +30,7 @@ def open_places205(request: Request) -> FileSource:
     class_names = [str(k) for k in range(_N_PLACES)]
     for k, first in zip(*np.unique(labels, return_index=True), strict=True):
         class_names[k] = _place(names[first])
-    return FileSource(paths, labels, class_names, request.upright)
+    return FileSource(paths, labels, class_names, request.reading)
 
 
 def _place(path: str) -> str:
@@ -65,4 +65,4 @@ def open_inat18(request: Request) -> FileSource:
         raise ValueError(f"{file}: {n_annotations} annotations of {len(images)} images: expected one for each")
     paths = [os.path.join(root, name) for _, name in images]
     require_images(paths, file, f"unpack train_val2018.tar.gz in {root}")
-    return FileSource(paths, np.array(labels, dtype=np.int64), [class_name[c] for c in ids], request.upright)
+    return FileSource(paths, np.array(labels, dtype=np.int64), [class_name[c] for c in ids], request.reading)

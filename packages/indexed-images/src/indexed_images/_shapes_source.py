@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._resident import BLOCK
 from ._shapes import MIN_SIZE, SHAPES_CLASS_NAMES, draw_shapes, shape_labels
+from ._reading import Notes
 from ._source import Request
 
 _DEFAULTS = {"n": 10_000, "n_val": 2_000, "size": 32}
@@ -35,6 +36,8 @@ class ShapesSource:
 
     No lock is needed: a block that two processes draw is the same, and its flag is set after its pixels.
     """
+
+    notes = Notes()
 
     def __init__(self, seed: int, split: str, n: int, size: int) -> None:
         self.labels = shape_labels(seed, split, np.arange(n))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ._decode import CorruptImage, check_size, decode
+from ._reading import Fields, Notes, Reading
 
 Labels = np.ndarray | None  # int64 (N,), or (N, C) of a multi-label set
 
@@ -23,14 +24,15 @@ class NoSuchSplit(ValueError):
 class Request:
     """The arguments of `open_images` for a source.
 
-    `arg` is the part of the spec after the first colon. `upright` tells whether EXIF rotates images.
+    `arg` is the part of the spec after the first colon.
     """
 
     arg: str
     split: str
-    seed: int
-    download: bool
-    upright: bool
+    seed: int = 0
+    download: bool = False
+    reading: Reading = Reading()
+    fields: Fields = Fields()
 
 
 class Source(Protocol):
@@ -44,6 +46,9 @@ class Source(Protocol):
 
     @property
     def class_names(self) -> list[str] | None: ...
+
+    @property
+    def notes(self) -> Notes: ...
 
     def __len__(self) -> int: ...
 
@@ -60,8 +65,15 @@ class Source(Protocol):
 class ArraySource:
     """Images in one uint8 array (N, H, W, 3) or (N, H, W)."""
 
-    def __init__(self, images: np.ndarray, labels: Labels, class_names: list[str] | None, name: str) -> None:
-        self.labels, self.class_names = labels, class_names
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: Labels,
+        class_names: list[str] | None,
+        name: str,
+        notes: Notes = Notes(),
+    ) -> None:
+        self.labels, self.class_names, self.notes = labels, class_names, notes
         self._images, self._name = images, name
 
     def __len__(self) -> int:
@@ -78,19 +90,45 @@ class ArraySource:
         return f"{self._name}[{i}]"
 
 
-class FileSource:
+class EncodedSource:
+    """Encoded images, one file or member each; a subclass says where the bytes are.
+
+    Attributes:
+        reading: How they are decoded. `open_images` completes it from a sample of the images.
+    """
+
+    def __init__(self, labels: Labels, class_names: list[str] | None, reading: Reading, notes: Notes) -> None:
+        self.labels, self.class_names, self.reading, self.notes = labels, class_names, reading, notes
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def image(self, i: int) -> Tensor:
+        return decode(self.read(i), self.reading)
+
+    def read(self, i: int) -> bytes:
+        raise NotImplementedError
+
+    def name(self, i: int) -> str:
+        raise NotImplementedError
+
+
+class FileSource(EncodedSource):
     """Encoded files that hold one image each."""
 
-    def __init__(self, paths: Iterable[str], labels: Labels, class_names: list[str] | None, upright: bool) -> None:
-        self.labels, self.class_names = labels, class_names
+    def __init__(
+        self,
+        paths: Iterable[str],
+        labels: Labels,
+        class_names: list[str] | None,
+        reading: Reading,
+        notes: Notes = Notes(),
+    ) -> None:
+        super().__init__(labels, class_names, reading, notes)
         self._paths = PackedStrings(paths)
-        self._upright = upright
 
     def __len__(self) -> int:
         return len(self._paths)
-
-    def image(self, i: int) -> Tensor:
-        return decode(self.read(i), self._upright)
 
     def read(self, i: int) -> bytes:
         path = self._paths[i]
@@ -98,7 +136,7 @@ class FileSource:
             found = os.stat(path)  # before opening: a pipe would block, and a device has no end
             if not stat.S_ISREG(found.st_mode):
                 raise CorruptImage("not a regular file")
-            check_size(found.st_size)
+            check_size(found.st_size, self.reading)
             with open(path, "rb") as file:
                 return file.read()
         except CorruptImage:
@@ -127,27 +165,6 @@ class PackedStrings:
 
     def __getitem__(self, i: int) -> str:
         return os.fsdecode(self._blob[self._ends[i] : self._ends[i + 1]])
-
-
-def encode_names(names: list[str], vocabulary: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Return int64 indices into the sorted vocabulary, and that vocabulary with bytes that are not UTF-8 as U+FFFD."""
-    class_names = sorted(set(vocabulary))
-    index = {name: k for k, name in enumerate(class_names)}
-    shown = [name.encode(errors="surrogateescape").decode(errors="replace") for name in class_names]
-    return np.array([index[name] for name in names], dtype=np.int64), shown
-
-
-def choose_split(present: Iterable[str], split: str) -> str | None:
-    """Return the one of the folders `present` that holds `split`, or None if they are not splits.
-
-    They are splits if there is train and also val or test.
-    """
-    present = set(present)
-    if "train" not in present or not present & {"val", "test"}:
-        return None
-    if split in present:
-        return split
-    return "test" if split == "val" else "val"
 
 
 def only_train(request: Request, what: str, hint: str) -> None:

@@ -1,5 +1,7 @@
 """The source `tar:`: uncompressed archives, whose members are read in place by offset and never extracted."""
 
+from __future__ import annotations
+
 import glob
 import io
 import os
@@ -7,18 +9,21 @@ import re
 import tarfile
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from ._decode import EXTENSIONS, CorruptImage, check_size, decode
+from ._account import Account
+from ._decode import EXTENSIONS, CorruptImage, check_size
+from ._files import chosen_split
+from ._labels import Labelling
+from ._layout import Found, images_of, understand
+from ._reading import Notes, Reading
 from ._remote import Archive, is_remote, local_copies
-from ._source import Labels, PackedStrings, Request, choose_split, encode_names, only_train
+from ._source import EncodedSource, PackedStrings, Request
+from ._tar_labels import LABEL_BYTES, LABEL_SUFFIXES, Ambiguous, LabelFiles, Stem, add_label_file, labels_of_members
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-
-_LABEL_BYTES = 4096  # largest size of a .cls member
 
 
 class _Member(NamedTuple):
@@ -26,22 +31,15 @@ class _Member(NamedTuple):
     shard: int
     offset: int
     size: int
-    cls: str | None  # content of the .cls member of the same sample
 
 
-class TarSource:
+class TarSource(EncodedSource):
     """Images in tar files, read by offset."""
 
     def __init__(
-        self,
-        shards: list[Archive],
-        members: list[_Member],
-        labels: Labels,
-        class_names: list[str] | None,
-        upright: bool,
+        self, shards: list[Archive], members: list[_Member], labelling: Labelling, reading: Reading, notes: Notes
     ) -> None:
-        self.labels, self.class_names = labels, class_names
-        self._upright = upright
+        super().__init__(labelling.labels, labelling.class_names, reading, notes.plus(labelling.remark))
         self._shards = shards
         self._names = PackedStrings("/".join(m.parts) for m in members)
         self._where = np.array([(m.shard, m.offset, m.size) for m in members], dtype=np.int64)  # (N, 3)
@@ -49,12 +47,9 @@ class TarSource:
     def __len__(self) -> int:
         return len(self._names)
 
-    def image(self, i: int) -> Tensor:
-        return decode(self.read(i), self._upright)
-
     def read(self, i: int) -> bytes:
         shard, offset, size = self._where[i].tolist()
-        check_size(size)
+        check_size(size, self.reading)
         try:
             # Open the file for each read: that takes microseconds, and no open file is shared between processes.
             with open(self._shards[shard].path, "rb") as file:
@@ -70,28 +65,73 @@ class TarSource:
         return f"{self._shards[self._where[i, 0]].address}::{self._names[i]}"
 
 
+class TarFolder:
+    """A folder of all archives together, as `_layout.py` wants it."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self._below: dict[str, TarFolder] = {}
+        self._here: list[_Member] = []
+
+    def add(self, member: _Member) -> None:
+        folder = self
+        for part in member.parts[:-1]:
+            if part not in folder._below:
+                folder._below[part] = TarFolder(part)
+            folder = folder._below[part]
+        folder._here.append(member)
+
+    def images_here(self) -> list[str]:
+        return sorted(member.parts[-1] for member in self._here)
+
+    def folders(self) -> list[TarFolder]:
+        return [self._below[name] for name in sorted(self._below)]
+
+    def images(self) -> list[Found]:
+        """All images, by shard, then by path."""
+        return sorted(self._all(()), key=lambda found: (found.at.shard, found.parts, found.at.offset))
+
+    def _all(self, above: tuple[str, ...]) -> Iterator[Found]:
+        for member in self._here:
+            yield Found((*above, member.parts[-1]), member)
+        for name, folder in self._below.items():
+            yield from folder._all((*above, name))
+
+
 def open_tar(request: Request) -> TarSource:
     """Open `tar:PATTERN`, with `*`, `?`, `[...]` and ranges such as {000..012}; it may be a URL (see `_remote.py`).
 
-    Classes come from `.cls` members (webdataset) or else from the first folder in the archive; otherwise there are no
-    labels. A folder that holds every image is not a class. First-level folders train/ and val/ (or test/) are splits.
-    Images are sorted by shard, then by path.
+    Labels come from members beside the images (`_tar_labels.py`), or else from the folders in the archives, by the
+    rules of `_layout.py`. Images are sorted by shard, then by path.
     """
     pattern = os.path.expanduser(request.arg)
     patterns = [pattern] if os.path.isfile(pattern) else expand_ranges(pattern)  # braces may be part of a name
     shards = local_copies(patterns) if is_remote(request.arg) else [f for pattern in patterns for f in _files(pattern)]
-    members = [member for number, shard in enumerate(shards) for member in sorted(_scan(number, shard))]
-    if not members:
-        raise ValueError(f"no image in tar {request.arg!r}: known extensions: {' '.join(EXTENSIONS)}")
-    members = _without_common_folder(members)
-    chosen = choose_split({m.parts[0] for m in members if len(m.parts) > 1}, request.split)
-    if chosen is None:
-        only_train(request, f"tar {request.arg!r}", "it has no folders train/ and val/; open the other shards instead")
-        return TarSource(shards, members, *_labels(members, members), request.upright)
-    in_splits = [m._replace(parts=m.parts[1:]) for m in members if m.parts[0] in ("train", "val", "test")]
-    here = [m for m in members if m.parts[0] == chosen and len(m.parts) > 1]
-    labels, class_names = _labels([m._replace(parts=m.parts[1:]) for m in here], in_splits)
-    return TarSource(shards, here, labels, class_names, request.upright)
+    account = Account()
+    label_files: LabelFiles = {}
+    root = TarFolder()
+    everywhere: list[Stem] = []
+    for number, shard in enumerate(shards):
+        for member in _scan(number, shard, account, label_files, request.fields.label):
+            root.add(member)
+            everywhere.append((number, member.parts))
+    what = f"tar {request.arg!r}"
+    if not everywhere:
+        said = account.line() or "it is empty"
+        raise ValueError(f"no image in {what}: {said} (known extensions: {' '.join(EXTENSIONS)})")
+    try:
+        layout = understand(root)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    hint = "put the images in folders train/ and val/, or open the other shards instead"
+    found = images_of(layout, chosen_split(layout, request, what, hint))
+    members: list[_Member] = found.images
+    stems = [(member.shard, member.parts) for member in members]
+    labelling = labels_of_members(label_files, stems, everywhere, request.fields.label, what)
+    notes = found.notes
+    if labelling.labels is None:
+        notes, labelling = notes.plus(labelling.remark), found.labelling
+    return TarSource(shards, members, labelling, request.reading, notes.plus(account.line()))
 
 
 def expand_ranges(pattern: str) -> list[str]:
@@ -123,8 +163,12 @@ class _Bounded(io.BufferedReader):
         return super().read(left if size is None or not 0 <= size <= left else size)
 
 
-def _scan(number: int, shard: Archive) -> list[_Member]:
-    images, classes, odd = [], {}, []
+def _scan(
+    number: int, shard: Archive, account: Account, label_files: LabelFiles, label_field: str | None
+) -> list[_Member]:
+    """Return the images of one archive; add label files, and count the members that are passed over."""
+    images: list[_Member] = []
+    odd: list[str] = []
     with _Bounded(io.FileIO(shard.path)) as file:
         end = os.fstat(file.fileno()).st_size
         start = file.read(6)
@@ -133,25 +177,33 @@ def _scan(number: int, shard: Archive) -> list[_Member]:
                 raise ValueError(
                     f"{shard.address} is compressed ({kind}), which allows no random access: decompress it first"
                 )
-        file.seek(0)
         try:
-            for info in _headers(file):
-                parts = tuple(part for part in info.name.split("/") if part not in ("", ".", ".."))
-                suffix = os.path.splitext(parts[-1])[1].lower() if parts else ""
-                if suffix not in (*EXTENSIONS, ".cls") or parts[-1].startswith("."):
-                    continue
-                if not info.isreg() or info.issparse():
-                    odd.append(info.name)
-                    continue
-                if info.offset_data + info.size > end:
-                    raise tarfile.ReadError(f"truncated, {info.name!r} ends beyond the file's {end:,} bytes")
-                if suffix != ".cls":
-                    images.append((parts, info.offset_data, info.size))
-                    continue
-                if info.size > _LABEL_BYTES:
-                    raise tarfile.ReadError(f"{info.name!r} has {info.size:,} bytes, expected a class index or name")
-                file.seek(info.offset_data)
-                classes[_key(parts)] = file.read(info.size).decode("utf-8", "replace").strip()
+            archives: list[tuple[tuple[str, ...], int, int]] = [((), 0, end)]
+            while archives:  # an archive may hold one archive a class, as ImageNet's does; these lie in it as they are
+                above, start_at, end_at = archives.pop(0)
+                file.seek(start_at)
+                for info in _headers(file):
+                    parts = (*above, *(part for part in info.name.split("/") if part not in ("", ".", "..")))
+                    kind = _kind(info, parts, account, nested=bool(above))
+                    if kind is None:
+                        continue
+                    if not info.isreg() or info.issparse():
+                        odd.append(info.name)
+                        continue
+                    if info.offset_data + info.size > end_at:
+                        raise tarfile.ReadError(f"truncated, {info.name!r} ends beyond the file's {end_at:,} bytes")
+                    if kind == "archive":
+                        inner = (*parts[:-1], parts[-1][: -len(".tar")])
+                        archives.append((inner, info.offset_data, info.offset_data + info.size))
+                    elif kind == "image":
+                        images.append(_Member(parts, number, info.offset_data, info.size))
+                    elif info.size > LABEL_BYTES:
+                        raise tarfile.ReadError(f"{info.name!r} has {info.size:,} bytes, expected a label")
+                    else:
+                        file.seek(info.offset_data)
+                        add_label_file(label_files, number, parts, file.read(info.size), label_field)
+        except Ambiguous as error:
+            raise ValueError(f"{shard.address}: {error}") from None
         except Exception as error:  # on damaged headers, tarfile raises ValueError, OverflowError, ... beside TarError
             raise ValueError(
                 f"{shard.address} is not a whole tar file: {' '.join(str(error).split())[:200]}"
@@ -162,7 +214,21 @@ def _scan(number: int, shard: Archive) -> list[_Member]:
             f"the first is {odd[0]!r}",
             stacklevel=2,
         )
-    return [_Member(parts, number, offset, size, classes.get(_key(parts))) for parts, offset, size in images]
+    return images
+
+
+def _kind(
+    info: tarfile.TarInfo, parts: tuple[str, ...], account: Account, *, nested: bool
+) -> Literal["image", "label", "archive"] | None:
+    """Tell what a member is; None for one that is passed over."""
+    if not parts or info.isdir() or not all(map(account.takes_folder, parts[:-1])):
+        return None
+    name = parts[-1].lower()
+    if name.endswith(LABEL_SUFFIXES) and not name.startswith("."):
+        return "label"
+    if name.endswith(".tar") and not name.startswith(".") and not nested:
+        return "archive"
+    return "image" if account.takes_file(parts[-1]) else None
 
 
 def _headers(file: _Bounded) -> Iterator[tarfile.TarInfo]:
@@ -175,25 +241,3 @@ def _headers(file: _Bounded) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError(f"{info.name!r} has a size below zero, so its headers would never end")
             last = info.offset
             yield info
-
-
-def _key(parts: tuple[str, ...]) -> tuple[str, ...]:
-    return (*parts[:-1], parts[-1].split(".")[0])  # webdataset: one sample is what shares a path up to the first dot
-
-
-def _without_common_folder(members: list[_Member]) -> list[_Member]:
-    while len({m.parts[0] for m in members}) == 1 and all(len(m.parts) > 1 for m in members):
-        members = [m._replace(parts=m.parts[1:]) for m in members]
-    return members
-
-
-def _labels(members: list[_Member], vocabulary: list[_Member]) -> tuple[Labels, list[str] | None]:
-    """Return labels of `members`; the classes are those of `vocabulary`, which holds all splits."""
-    cls = [m.cls for m in members if m.cls is not None]
-    if len(cls) == len(members):
-        if all(re.fullmatch(r"[+-]?\d{1,18}", c) for c in cls):
-            return np.array([int(c) for c in cls], dtype=np.int64), None
-        return encode_names(cls, [m.cls for m in vocabulary if m.cls is not None])
-    if all(len(m.parts) > 1 for m in members):
-        return encode_names([m.parts[0] for m in members], [m.parts[0] for m in vocabulary if len(m.parts) > 1])
-    return None, None

@@ -39,7 +39,7 @@ def open_voc07(request: Request) -> FileSource:
         labels, class_names = _from_annotations(year, ids, lists / f"{held_out if split == train else train}.txt")
     paths = [str(year / "JPEGImages" / f"{image}.jpg") for image in ids]
     require_images(paths, file, "unpack JPEGImages there")
-    return FileSource(paths, labels, class_names, request.upright)
+    return FileSource(paths, labels, class_names, request.reading)
 
 
 def _year(root: Path) -> Path:
