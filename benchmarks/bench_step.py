@@ -27,6 +27,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
+from indexed_images import TrainAndTest
 from pretrain.assemble import method_class
 from pretrain.loader import Loader
 from pretrain.method import Method
@@ -214,8 +215,7 @@ def watched_by(watch: Stopwatch, name: str, images: RandomImages) -> Iterator[No
         lambda: patch.object(cls, "begin_epoch", lambda self, run, epoch: None),
         lambda: patch.object(Source, "of", stored),
         lambda: patch.object(Loader, "batches", stored_batches),
-        lambda: patch("pretrain.images.open_for_training", lambda settings: images),
-        lambda: patch("pretrain.images.open_for_validation", lambda settings: None),
+        lambda: patch("pretrain.images.open_both", lambda settings: TrainAndTest(images, None, ())),  # type: ignore[arg-type]
         lambda: patch.object(Checkpoints, "save", lambda *_, **__: True),  # gigabytes of random features
     ]
     with contextlib.ExitStack() as stack:

@@ -83,9 +83,11 @@ def test_links_are_followed_and_loops_end(tmp_path):
     root.mkdir()
     (root / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "loop").symlink_to(root)
+    _save(root / "own" / "y.png", 5)
     images = open_images(f"folder:{root}")
-    assert images.class_names == ["linked"]
-    assert _values(images) == [9]
+    assert images.class_names == ["linked", "own"]
+    assert _values(images) == [9, 5]
+    assert "1 link to a folder that was read already" in " ".join(images.remarks)
 
 
 def test_nothing_to_open_is_one_clear_line(tmp_path):
@@ -98,7 +100,8 @@ def test_nothing_to_open_is_one_clear_line(tmp_path):
     assert "\n" not in str(caught.value)
     for name in ("a.txt", "b.txt", "c.heic", "README"):
         (tmp_path / name).write_text("")
-    with pytest.raises(FileNotFoundError, match=r"found 2 \.txt, 1 .* \(known extensions: \.bmp .*\.webp\)"):
+    said = r"passed over 2 \.txt, .*1 \.heic \(install pillow-heif\).* \(known extensions: .*\.webp\)"
+    with pytest.raises(FileNotFoundError, match=said):
         open_images(f"folder:{tmp_path}")
 
 
@@ -126,8 +129,8 @@ def test_list_with_integers_keeps_its_order(tmp_path):
     _save(tmp_path / "x y" / "b 1.png", 1)
     _save(tmp_path / "a.png 2.png", 2)
     absolute = _save(tmp_path / "abs" / "c.JPG", 3)
-    images = open_images(_list(tmp_path, f"\ufeffx y/b 1.png 7\r\n\na.png 2.png\t-1\n{absolute} 0"))
-    assert images.labels.tolist() == [7, -1, 0]
+    images = open_images(_list(tmp_path, f"\ufeffx y/b 1.png 7\r\n\na.png 2.png\t3\n{absolute} 0"))
+    assert images.labels.tolist() == [7, 3, 0]
     assert images.class_names is None
     assert _values(images) == [1, 2, 3]
 

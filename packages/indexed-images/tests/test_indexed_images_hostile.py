@@ -108,9 +108,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch, size):
     data = _png_bomb(*size)
     assert len(data) < 100
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("memory was taken"))
-    with pytest.raises(
-        CorruptImage, match=r"decompression bomb.*limit.*set PIL.Image.MAX_IMAGE_PIXELS higher"
-    ) as caught:
+    with pytest.raises(CorruptImage, match=r"decompression bomb.*limit.*max_pixels") as caught:
         decode(data)
     assert "\n" not in str(caught.value)
 
@@ -118,7 +116,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch, size):
 def test_a_huge_file_is_not_read(tmp_path, monkeypatch):
     with (tmp_path / "x.jpg").open("wb") as file:
         file.truncate(10**12)  # sparse: takes no space on disk
-    with pytest.raises(CorruptImage, match=r"1,000,000,000,000 bytes, limit 715,827,880: .*MAX_IMAGE_PIXELS"):
+    with pytest.raises(CorruptImage, match=r"1,000,000,000,000 bytes, limit 715,827,880: .*max_pixels"):
         open_images(f"folder:{tmp_path}")[0]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     (tmp_path / "x.jpg").write_bytes(bytes(801))
@@ -294,8 +292,8 @@ def test_sizes_that_a_tar_claims(tmp_path):
         spec = _tar(tmp_path / "z.tar", ("x.png", tarfile.REGTYPE, b"", {"size": size}))
         with pytest.raises(ValueError, match=r"z\.tar is not a whole tar file: .*below zero"):
             open_images(spec)
-    spec = _tar(tmp_path / "l.tar", ("x.png", tarfile.REGTYPE, PNG, {}), ("x.cls", tarfile.REGTYPE, bytes(5000), {}))
-    with pytest.raises(ValueError, match=r"'x\.cls' has 5,000 bytes, expected a class"):
+    spec = _tar(tmp_path / "l.tar", ("x.png", tarfile.REGTYPE, PNG, {}), ("x.cls", tarfile.REGTYPE, bytes(2 << 20), {}))
+    with pytest.raises(ValueError, match=r"'x\.cls' has 2,097,152 bytes, expected a label"):
         open_images(spec)
 
 

@@ -109,4 +109,4 @@ def _compare(arguments: list[str]) -> None:
     if not arguments:
         raise BadInput("needs run folders, such as: classify compare runs/classify-all-1 runs/classify-all-2")
     for table in tables([(Path(run).name or run, read(run)) for run in arguments]):
-        Console().print(table)
+        Console(emoji=False).print(table)

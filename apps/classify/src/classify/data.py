@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from indexed_images import CorruptImage, IndexedImages, NoSuchSplit, open_images
+from indexed_images import CorruptImage, IndexedImages, OpenError, open_images, open_train_and_test
 from multicrop_aug import CropSpec, Jitter, Recipe, evaluation, render
 from steady_runs import BadInput, from_worker
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from classify.augment import lighting, shifted, squashed
 from classify.protocols import Augmentation
+from classify.settings import Measured
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -30,12 +31,14 @@ class Sets:
     Attributes:
         size: Side of the crop in pixels.
         resize: Short side before the crop, in pixels.
+        header: Lines on what was opened, and how it was understood.
     """
 
     train: IndexedImages
     test: IndexedImages
     size: int
     resize: int
+    header: tuple[str, ...] = ()
 
     @property
     def train_labels(self) -> Tensor:
@@ -59,30 +62,40 @@ class Sets:
         return self.train_labels.ndim == 2
 
 
-def open_sets(data: str, test: str | None, size: int | None, resize: int | None, *, download: bool = False) -> Sets:
-    """Open labelled training and test images. Without `test`, the test images are the val or test split of `data`."""
-    train = _open(data, "train", "--data", download)
+def open_sets(settings: Measured, data: str) -> Sets:
+    """Open labelled training and test images. Without `--test`, the test images are the val or test split of `data`.
+
+    Raises:
+        BadInput: If images cannot be opened, there are no test images, or either set has no labels.
+    """
     try:
-        held_out = _open(test or data, "val", "--test" if test else "--data", download)
-    except NoSuchSplit as error:
-        if test is None:
-            raise BadInput(f"--data {data}: {error}; or name the test images with --test SPEC") from None
-        held_out = _open(test, "train", "--test", download)
-    for images, option in ((train, f"--data {data}"), (held_out, f"--test {test or data}")):
+        opened = open_train_and_test(
+            data,
+            settings.test,
+            **settings.for_opening(),
+        )
+    except OpenError as error:
+        option = f"--test {settings.test}" if settings.test is not None and error.of_test else f"--data {data}"
+        raise BadInput(f"{option}: {error}") from None
+    train, test, remarks = opened
+    if test is None:
+        raise BadInput(f"--data {data}: {no_test_images(data)}; or name the test images with --test SPEC")
+    for images, option in ((train, f"--data {data}"), (test, f"--test {settings.test or data}")):
         if images.labels is None:
-            raise BadInput(f"{option}: no labels there, and a benchmark needs them")
-    if size is None:
-        size = _own_size(train) or 224
-    return Sets(train, held_out, size, resize or (size if size < 96 else round(size * 256 / 224)))
+            why = "; ".join(remarks)
+            raise BadInput(f"{option}: no labels there, and a benchmark needs them" + (f" ({why})" if why else ""))
+    size = settings.size or _own_size(train) or 224
+    resize = settings.resize or (size if size < 96 else round(size * 256 / 224))
+    return Sets(train, test, size, resize, (opened.summary, *remarks))
 
 
-def _open(spec: str, split: str, option: str, download: bool) -> IndexedImages:
+def no_test_images(data: str) -> str:
+    """Say why a spec has no test images."""
     try:
-        return open_images(spec, split, download=download)
-    except NoSuchSplit:
-        raise
+        open_images(data, "val")
     except (ValueError, OSError, ImportError) as error:
-        raise BadInput(f"{option} {spec}: {error}") from None
+        return str(error)
+    return "no test images there"
 
 
 def _own_size(images: IndexedImages) -> int | None:

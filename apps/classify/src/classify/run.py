@@ -59,13 +59,16 @@ def run(command: str, settings: Common, resumed: Resumed | None = None) -> None:
         weights = read_weights(settings.weights, random_init=settings.random_init, seed=settings.seed)
         data = settings.data or weights.data or "shapes"
         settings = settings.model_copy(update={"weights": weights.path, "data": data})
-        sets = open_sets(data, settings.test, settings.size, settings.resize, download=settings.download)
+        sets = open_sets(settings, data)
         chosen = _that_fit(command, settings, sets)
         inputs = {"weights": weights.sha256, "training images": sets.train_key, "test images": sets.test_key}
         if resumed is not None:
             _check_same(inputs, resumed)
         progress.say(f"weights    {weights.what}\n           {weights.path}")
-        progress.say(f"data       {data}: {len(sets.train):,} to train, {len(sets.test):,} to test")
+        first, *remarks = sets.header
+        progress.say(f"data       {data}: {first}")
+        for remark in remarks:
+            progress.say(f"           {remark}")
 
         # ---- folder ----
         stack.enter_context(_process_group(world, device))

@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 from steady_runs import Settings
+from steady_runs.image_options import ImageOptions
 
 
-class Measured(Settings):
+class Measured(ImageOptions):
     """what is measured"""
 
     weights: str | None = None
@@ -26,8 +27,6 @@ class Measured(Settings):
     resize: PositiveInt | None = None
     """Short side in pixels before the crop. If left out, 256 for a crop of 224 and in proportion for others; the size
     of the crop if that is below 96."""
-    download: bool = False
-    """Let cifar10, cifar100 and stl10 download their files."""
     seed: NonNegativeInt = 0
     """Seed of every random choice."""
     precision: Literal["32", "bf16"] = "32"

@@ -102,7 +102,7 @@ def _compare(arguments: list[str]) -> None:
 
     if not arguments:
         raise BadInput("needs run folders, such as: pretrain compare runs/odc-1 runs/swav-1")
-    Console().print(table(arguments))
+    Console(emoji=False).print(table(arguments))
 
 
 def _list_recipes(arguments: list[str]) -> None:

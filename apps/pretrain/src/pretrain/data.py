@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-from indexed_images import IndexedImages, NoSuchSplit, open_images
+from indexed_images import IndexedImages, OpenError, TrainAndTest, open_train_and_test
 from multicrop_aug import Blur, CropSpec, Jitter, Recipe, evaluation
 from steady_runs import BadInput
 from torch import Tensor
@@ -13,42 +12,36 @@ from torch import Tensor
 from pretrain.settings import Data, parse_crops
 
 
-def open_for_training(settings: Data) -> IndexedImages:
-    """Open the train split. Corrupt files are replaced by other images and counted, up to 1 % of the set."""
-    return _open(settings, settings.data, "train", "replace", "--data")
+def open_both(settings: Data) -> TrainAndTest:
+    """Open training images, and held-out ones with labels: those of `--val`, or else the val split of `--data`.
 
+    Corrupt training images are replaced by other images and counted, up to 1 % of the set.
 
-def open_for_validation(settings: Data) -> IndexedImages | None:
-    """Open `--val`, or else the val split of `--data`; None if there is no such split or it has no labels."""
-    if settings.val is not None:
-        try:
-            images = _open(settings, settings.val, "val", "raise", "--val")
-        except NoSuchSplit:
-            images = _open(settings, settings.val, "train", "raise", "--val")
-        if class_labels(images) is None:
-            raise BadInput(
-                f"--val {settings.val}: no labels there, one an image, and the kNN score needs them; leave --val out"
-            )
-        return images
+    Raises:
+        BadInput: If images cannot be opened, or `--val` has no labels.
+    """
     try:
-        images = _open(settings, settings.data, "val", "raise", "--data")
-    except NoSuchSplit:
-        return None
-    return images if class_labels(images) is not None else None
+        opened = open_train_and_test(
+            settings.data,
+            settings.val,
+            on_corrupt="replace",
+            **settings.for_opening(),
+        )
+    except OpenError as error:
+        option = f"--val {settings.val}" if settings.val is not None and error.of_test else f"--data {settings.data}"
+        raise BadInput(f"{option}: {error}") from None
+    if opened.test is None or class_labels(opened.test) is not None:
+        return opened
+    if settings.val is not None:
+        raise BadInput(
+            f"--val {settings.val}: no labels there, one an image, and the kNN score needs them; leave --val out"
+        )
+    return opened._replace(test=None, remarks=(*opened.remarks, f"images of {opened.test.place} have no labels"))
 
 
 def class_labels(images: IndexedImages) -> Tensor | None:
     """(N,) int64; None if there are no labels, or several for an image."""
     return images.labels if images.labels is not None and images.labels.ndim == 1 else None
-
-
-def _open(settings: Data, spec: str, split: str, on_corrupt: Literal["raise", "replace"], option: str) -> IndexedImages:
-    try:
-        return open_images(spec, split, on_corrupt=on_corrupt, download=settings.download)
-    except NoSuchSplit:
-        raise
-    except (ValueError, OSError, ImportError) as error:
-        raise BadInput(f"{option} {spec}: {error}") from None
 
 
 def train_recipe(data: Data) -> Recipe:

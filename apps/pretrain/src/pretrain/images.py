@@ -10,7 +10,7 @@ import torch
 from indexed_images import IndexedImages
 from torch import Tensor
 
-from pretrain.data import class_labels, eval_recipe, open_for_training, open_for_validation, train_recipe
+from pretrain.data import class_labels, eval_recipe, open_both, train_recipe
 from pretrain.launch import Machine
 from pretrain.loader import Loader
 from pretrain.score import KnnScore
@@ -21,10 +21,17 @@ from pretrain.workers import Pool, default_workers
 
 @dataclass(frozen=True)
 class Sets:
-    """Training images, and held-out ones with labels if there are any."""
+    """Training images, and held-out ones with labels if there are any.
+
+    Attributes:
+        summary: One line on what was opened.
+        remarks: Sentences on how the images were understood.
+    """
 
     train: IndexedImages
     held_out: IndexedImages | None
+    summary: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def labels(self) -> Tensor | None:
@@ -51,7 +58,8 @@ class Loaders:
 
 def open_sets(settings: RunSettings) -> Sets:
     """Open the sets that the settings name. Raises BadInput."""
-    return Sets(open_for_training(settings), open_for_validation(settings))
+    opened = open_both(settings)
+    return Sets(opened.train, opened.test, opened.summary, opened.remarks)
 
 
 def make_loaders(

@@ -8,6 +8,7 @@ from typing import Any
 
 from steady_runs import Progress, bar, duration
 
+from pretrain.images import Sets
 from pretrain.run_folder import PretrainFolder
 from pretrain.schedule import lr_at
 from pretrain.state import State
@@ -44,16 +45,16 @@ class Journal:
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def header(self, remark: str | None) -> None:
-        """Print what runs on what. `remark` is about the images; the method may add its own."""
+    def header(self, sets: Sets, remark: str | None) -> None:
+        """Print what runs on what. `remark` is about resident images; the method may add its own."""
         state = self.state
         settings, plan, machine = state.settings, state.plan, state.run.machine
         self.screen.say(
-            f"{settings.method} on {plan.n_images:,} images of {settings.data}: {state.trained.method.k} clusters, "
+            f"{settings.method} on {settings.data}: {state.trained.method.k} clusters, "
             f"{settings.epochs} epochs of {plan.steps_per_epoch} steps, batch {plan.batch}, {settings.arch} on "
             f"{machine.n_ranks} x {machine.device.type} ({machine.precision}); run folder {self.folder.path}"
         )
-        for line in (remark, state.trained.method.remark):
+        for line in (sets.summary, *sets.remarks, remark, state.trained.method.remark):
             if line:
                 self.screen.say(line)
 

@@ -46,7 +46,7 @@ def train(settings: RunSettings, *, resume: PretrainFolder | None = None) -> Non
         Journal(state, folder, screen) as journal,
         Saver(state, folder, signal) as saver,
     ):
-        journal.header(loaders.remark)
+        journal.header(sets, loaders.remark)
         if state.is_new:
             if score is not None:
                 journal.score(score.top1(run, backbone), epoch=0)

@@ -20,6 +20,7 @@ from ._decode import CorruptImage
 from ._draw_scenes import Scene, draw_scenes
 from ._export import export_shapes
 from ._open import open_images
+from ._pair import OpenError, TrainAndTest, open_train_and_test
 from ._shapes import SHAPES_CLASS_NAMES, ShapesBatch, draw_shapes
 from ._source import NoSuchSplit
 
@@ -30,13 +31,16 @@ __all__ = [
     "CorruptImage",
     "IndexedImages",
     "NoSuchSplit",
+    "OpenError",
     "Sample",
     "Scene",
     "ShapesBatch",
     "Skipped",
+    "TrainAndTest",
     "__version__",
     "draw_scenes",
     "draw_shapes",
     "export_shapes",
     "open_images",
+    "open_train_and_test",
 ]

@@ -141,6 +141,11 @@ class IndexedImages(Dataset[Sample]):
         return self._source.reading.pixel_range if isinstance(self._source, EncodedSource) else None
 
     @property
+    def has_files(self) -> bool:
+        """Whether the images are encoded files, rather than arrays."""
+        return isinstance(self._source, EncodedSource)
+
+    @property
     def skipped(self) -> list[Skipped]:
         """The corrupt files met so far, in any process, each once, in the order of their indices."""
         met: list[int] = self._corrupt.nonzero().flatten().tolist()

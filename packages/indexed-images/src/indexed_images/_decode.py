@@ -1,5 +1,7 @@
 """Decode image files of any Pillow mode to uint8 RGB tensors."""
 
+import functools
+import importlib
 import importlib.util
 import io
 import re
@@ -10,15 +12,19 @@ from PIL import Image, ImageOps, features
 from torch import Tensor
 
 from ._range import to_8_bit
-from ._reading import Reading
+from ._reading import AS_USUAL, Reading
 
 _HEIF = (".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()  # the extra `heif`
 _AVIF = (".avif",) if features.check("avif") else ()  # Pillow from 11.3
 
 EXTENSIONS = tuple(
     sorted(
-        (".apng", ".bmp", ".dib", ".gif", ".jfif", ".jif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm")
-        + (".ppm", ".tif", ".tiff", ".webp", *_AVIF, *_HEIF)
+        (
+            *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+            *(".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+            *_AVIF,
+            *_HEIF,
+        )
     )
 )
 
@@ -33,7 +39,7 @@ class CorruptImage(ValueError):
     """An image that cannot be read: missing, truncated, not an image, a decompression bomb, or of unknown range."""
 
 
-def decode(data: bytes, reading: Reading = Reading(), at_least: int | None = None) -> Tensor:
+def decode(data: bytes, reading: Reading = AS_USUAL, at_least: int | None = None) -> Tensor:
     """Decode the first frame of an image to uint8 (3, H, W), RGB.
 
     Pixels of more than 8 bits are scaled by the reading's range and rounded, transparency is composited and CMYK is
@@ -73,9 +79,7 @@ def open_image(data: bytes, reading: Reading) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = max(limit, Image.MAX_IMAGE_PIXELS)
     formats = _FORMATS
     if _HEIF and data[4:8] == b"ftyp":
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
+        _register_heif()
         formats = [*_FORMATS, "HEIF"]
     image = Image.open(io.BytesIO(data), formats=formats)
     # Between one and two times its limit Pillow only warns, and warning filters are process-wide, so count here.
@@ -84,7 +88,12 @@ def open_image(data: bytes, reading: Reading) -> Image.Image:
     return image
 
 
-def check_size(n_bytes: int, reading: Reading = Reading()) -> None:
+@functools.cache
+def _register_heif() -> None:
+    importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def check_size(n_bytes: int, reading: Reading = AS_USUAL) -> None:
     """Raise CorruptImage if a file is larger than any image within the limit of pixels; call before reading it."""
     limit = _limit(reading)
     if limit is not None and n_bytes > _BYTES_A_PIXEL * limit:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ._decode import EXTENSIONS
-from ._listed import absent, class_indices, read_pairs, root_folder
 from ._labels import encode_names
+from ._listed import absent, class_indices, read_pairs, root_folder
 from ._reading import Reading
 from ._source import FileSource, Request
 

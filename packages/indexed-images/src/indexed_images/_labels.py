@@ -125,7 +125,9 @@ def _refuse_odd_numbers(array: np.ndarray, where: str) -> None:
         if (np.abs(array) >= 2.0**63).any():
             raise ValueError(f"{where}: label {np.abs(array).max():g} does not fit 64 bits")
     if array.dtype.kind == "u" and array.size and int(array.max()) > _INT64.max:
-        raise ValueError(f"{where}: label {int(array.max())} does not fit 64 bits: it may be a -1 read without its sign")
+        raise ValueError(
+            f"{where}: label {int(array.max())} does not fit 64 bits: it may be a -1 read without its sign"
+        )
 
 
 def _numbers(text: str) -> list[str] | None:

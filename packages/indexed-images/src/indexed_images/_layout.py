@@ -93,8 +93,10 @@ class Layout:
 
 
 def split_of_name(name: str) -> str | None:
-    """Return "train", "val" or "test" for a folder's name such as Train, valid, test_set or train2017, "" for unlabelled
-    images, and None for any other name."""
+    """Return the split that a folder's name such as Train, valid, test_set or train2017 says, and None for other names.
+
+    "" is the split of unlabelled images.
+    """
     words = re.findall(r"[a-z]+", name.lower())
     found = [word for word in words if word in _SPLIT_OF_WORD]
     if len(found) != 1 or not {*words} - {*found} <= _FILLERS:

@@ -73,8 +73,8 @@ def complete(reading: Reading, sampled: Sampled) -> tuple[Reading, list[str]]:
     if 0 <= sampled.brightest < _NEAR_BLACK:
         raise ValueError(
             f"{counts['wide colour']} of {n} images looked at have 16 bits per channel and use the lowest "
-            f"{65535 * sampled.brightest // 255 + 257:,} values of 65,536; Pillow reads the upper 8 bits only, which are "
-            "near black: scale the files to 8 or to full 16 bits"
+            f"{65535 * sampled.brightest // 255 + 257:,} values of 65,536; Pillow reads the upper 8 bits only, which "
+            "are near black: scale the files to 8 or to full 16 bits"
         )
     for kind, said in (
         ("blank", f"have no content on {reading.alpha} where they are transparent (--alpha white|black|ignore)"),
@@ -104,7 +104,7 @@ def _look_at(image: Image.Image, data: bytes, reading: Reading, found: Sampled) 
         counts["float"] += image.mode.startswith("F")
         found.low = float(np.fmin(found.low, values.min()))
         found.high = float(np.fmax(found.high, values.max()))
-    elif any("16" in str(tile[3]) for tile in image.tile):
+    elif any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         counts["wide colour"] += 1
         found.brightest = max(found.brightest, int(decode(data, replace(reading, alpha="ignore")).max()))
     elif reading.alpha != "ignore" and has_transparency(image):

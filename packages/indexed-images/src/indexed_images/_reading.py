@@ -47,3 +47,7 @@ class Notes:
     def plus(self, *remarks: str | None) -> "Notes":
         """Return these notes with more remarks; None and '' are left out."""
         return Notes((*self.remarks, *filter(None, remarks)), self.place)
+
+
+NO_NOTES = Notes()
+AS_USUAL = Reading()

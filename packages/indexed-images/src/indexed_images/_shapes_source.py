@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._reading import Notes
 from ._resident import BLOCK
 from ._shapes import MIN_SIZE, SHAPES_CLASS_NAMES, draw_shapes, shape_labels
-from ._reading import Notes
 from ._source import Request
 
 _DEFAULTS = {"n": 10_000, "n_val": 2_000, "size": 32}

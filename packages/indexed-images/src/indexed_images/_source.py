@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._decode import CorruptImage, check_size, decode
-from ._reading import Fields, Notes, Reading
+from ._reading import NO_NOTES, Fields, Notes, Reading
 
 Labels = np.ndarray | None  # int64 (N,), or (N, C) of a multi-label set
 
@@ -31,8 +31,8 @@ class Request:
     split: str
     seed: int = 0
     download: bool = False
-    reading: Reading = Reading()
-    fields: Fields = Fields()
+    reading: Reading = field(default_factory=Reading)
+    fields: Fields = field(default_factory=Fields)
 
 
 class Source(Protocol):
@@ -71,7 +71,7 @@ class ArraySource:
         labels: Labels,
         class_names: list[str] | None,
         name: str,
-        notes: Notes = Notes(),
+        notes: Notes = NO_NOTES,
     ) -> None:
         self.labels, self.class_names, self.notes = labels, class_names, notes
         self._images, self._name = images, name
@@ -122,7 +122,7 @@ class FileSource(EncodedSource):
         labels: Labels,
         class_names: list[str] | None,
         reading: Reading,
-        notes: Notes = Notes(),
+        notes: Notes = NO_NOTES,
     ) -> None:
         super().__init__(labels, class_names, reading, notes)
         self._paths = PackedStrings(paths)

@@ -172,10 +172,10 @@ def _scan(
     with _Bounded(io.FileIO(shard.path)) as file:
         end = os.fstat(file.fileno()).st_size
         start = file.read(6)
-        for magic, kind in _COMPRESSED.items():
+        for magic, packer in _COMPRESSED.items():
             if start.startswith(magic):
                 raise ValueError(
-                    f"{shard.address} is compressed ({kind}), which allows no random access: decompress it first"
+                    f"{shard.address} is compressed ({packer}), which allows no random access: decompress it first"
                 )
         try:
             archives: list[tuple[tuple[str, ...], int, int]] = [((), 0, end)]

@@ -28,7 +28,7 @@ class Progress:
         from rich.console import Console
 
         # bound now: while a toolbox runs, sys.stdout is redirected to its log
-        self.console = Console(file=sys.stdout, quiet=not main, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stdout, quiet=not main, highlight=False, soft_wrap=True, emoji=False)
         self.quiet = quiet
         self._live: Live | None = None
         self._what, self._began, self._first, self._said = "", 0.0, 0.0, time.monotonic()

@@ -6,19 +6,19 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from steady_runs import Settings
+from steady_runs.image_options import ImageOptions
 
 from pretrain.settings.values import CropsText, Fraction, Hue, IntervalText, ResidentText
 
 
-class Data(Settings):
+class Data(ImageOptions):
     """images"""
 
     data: str = "shapes"
-    """Images: shapes, digits, folder:PATH, list:FILE, npz:FILE[,VAL], tar:PATTERN, cifar10[:PATH], cifar100, stl10."""
+    """Images: shapes, digits, folder:PATH, tar:PATTERN, list:FILE, csv:FILE, jsonl:FILE, parquet:FILES, npz:FILE,
+    npy:FILE, hf:NAME, cifar10[:PATH], cifar100, stl10; several are joined as folder:A+folder:B (docs/images.md)."""
     val: str | None = None
     """Images for the kNN score; the val split of --data if not given. Without one, training images score each other."""
-    download: bool = False
-    """Download the files of cifar10, cifar100 and stl10 if they are missing."""
     crops: tuple[CropsText, ...] = ("1x224@0.08-1",)
     """Random crops of each image as NxSIZE@LOW-HIGH, where LOW to HIGH is the fraction of the image's area."""
     flip: Fraction = 0.5

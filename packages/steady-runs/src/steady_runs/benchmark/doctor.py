@@ -29,7 +29,7 @@ def diagnose(checks: Sequence[Check]) -> bool:
         except Exception as error:  # imports and compiled operators fail with errors of any kind
             mark, text, well = "[red]wrong[/]", f"{type(error).__name__}: {error}".split("\n")[0], False
         table.add_row(mark, name, text)
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
     return well
 
 
