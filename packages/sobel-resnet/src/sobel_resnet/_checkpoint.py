@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ._checks import check_finite, check_match, check_size
-from ._dialects import Trunk, architecture, find_trunk
+from ._architecture import architecture, check_architecture
+from ._checks import check_finite, check_size
+from ._dialects import Trunk, find_trunk
 from ._files import one_line, read_weights
 from ._resnet import ResNet, architecture_of
 
@@ -32,6 +33,11 @@ class LoadReport:
         dropped: Names of the tensors that are not part of the backbone, such as heads.
         family: The program that seems to have written the file.
         metadata: The strings stored in a safetensors file.
+        prefix: What precedes the names of the backbone, such as "module.encoder_q.". Containers such as state_dict
+            are part of it only where they tell the networks of the file apart.
+        others: The same for other networks in the file, which `load_backbone` loads if its `prefix` is one of them.
+        is_copy: Whether the backbone is a momentum or EMA copy, by its name: the file holds nothing else, or it was
+            asked for.
     """
 
     arch: str
@@ -39,10 +45,17 @@ class LoadReport:
     dropped: tuple[str, ...]
     family: str
     metadata: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    others: tuple[str, ...] = ()
+    is_copy: bool = False
 
     def __str__(self) -> str:
         left = f", {len(self.dropped)} left behind ({', '.join(self.dropped[:3])}...)" if self.dropped else ""
-        return f"{self.arch} from a {self.family} file: {self.matched} tensors loaded{left}"
+        place = f", from {self.prefix or 'the top'}" if self.others or self.is_copy else ""
+        place += " (a momentum or EMA copy)" if self.is_copy else ""
+        place += f" and not from {', '.join(name or 'the top' for name in self.others)}" if self.others else ""
+        text = f"{self.arch} from a {self.family} file: {self.matched} tensors loaded{place}{left}"
+        return one_line(text)
 
 
 def save_backbone(backbone: ResNet, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
@@ -81,46 +94,61 @@ def save_backbone(backbone: ResNet, path: str | os.PathLike[str], metadata: Mapp
         partial.unlink(missing_ok=True)
 
 
-def load_backbone(path: str | os.PathLike[str]) -> tuple[ResNet, LoadReport]:
+def load_backbone(path: str | os.PathLike[str], *, prefix: str | None = None) -> tuple[ResNet, LoadReport]:
     """Rebuild a backbone from a file of this package or a ResNet-18, -34, -50 or -101 of another project.
 
-    The README lists the projects whose files are read. Architecture, width, stem and Sobel filter come from our
-    metadata or from the shapes of the tensors. Heads are dropped and listed in the report. No code of a file is run.
+    The names are searched for a whole ResNet under any prefix and in any container. Architecture, width, stem and Sobel
+    filter come from our metadata or from the shapes of the tensors. Heads are dropped and listed in the report. No code
+    of a file is run.
+
+    Of several networks, the momentum or EMA copy (encoder_k, teacher, target, model_ema, ...) is not taken. The report
+    says which one was.
 
     Args:
-        path: A safetensors or torch file.
+        path: A safetensors or torch file; or the index of one in parts, or the folder that holds the index.
+        prefix: What precedes the names of the network to load, where a file holds several.
 
     Returns:
         The model, float32 on the CPU and in training mode, and a report of what was found.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: In one line, if the file is damaged, would run code, holds no such ResNet, does not match it in full
-            or holds NaN or infinity. Damage inside a tensor is found in our files (by their hash) and in a `.pth` that
-            is a zip (by its checksums). Other safetensors and the `.pth` of torch before 1.6 have neither.
+        ValueError: In one line, if the file is of another kind, is damaged, would run code, holds no such ResNet or
+            several without a reason to choose, does not match it in full or holds NaN or infinity. Damage inside a
+            tensor is found in our files (by their hash) and in a `.pth` that is a zip (by its checksums). Other
+            safetensors and the `.pth` of torch before 1.6 have neither.
 
     Example:
         ```python
         backbone, report = load_backbone("swav_800ep_pretrain.pth.tar")
         print(report)
+        teacher, _ = load_backbone("dino_resnet50_pretrain_full_checkpoint.pth", prefix="teacher")
         ```
     """
     path = Path(path)
-    content, metadata = read_weights(path)
+    weights = read_weights(path)
+    metadata = weights.metadata
     try:
-        _check_digest(content, metadata)
-        trunk = find_trunk(content)
-        check_size(trunk.tensors, path.stat().st_size)
-        options = _options(trunk, metadata)
-        check_match(trunk.tensors, _empty(options).state_dict())
-        model = ResNet(**options)
-        # strict=False accepts files without num_batches_tracked (torch before 0.4.1). check_match has checked the rest.
+        _check_digest(weights.content, metadata)
+        trunk = find_trunk(weights.content, prefix)
+        check_size(trunk.tensors, weights.size)
+        model = ResNet(**_options(trunk, metadata))
+        # strict=False accepts files without num_batches_tracked (torch before 0.4.1). The rest has been checked.
         model.load_state_dict(trunk.tensors, strict=False)
         check_finite(model.state_dict())
     except ValueError as error:
         raise ValueError(f"{path}: {one_line(str(error))}") from None
-    family = "sobel-resnet" if "sobel_resnet" in metadata else trunk.family
-    return model, LoadReport(model.arch, len(trunk.tensors), trunk.dropped, family, metadata)
+    report = LoadReport(
+        model.arch,
+        len(trunk.tensors),
+        trunk.dropped,
+        "sobel-resnet" if "sobel_resnet" in metadata else trunk.family,
+        metadata,
+        trunk.prefix,
+        trunk.others,
+        trunk.is_copy,
+    )
+    return model, report
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -143,9 +171,25 @@ def _check_digest(content: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
 
 
 def _options(trunk: Trunk, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of `ResNet`, from our metadata or, in foreign files, from the tensors."""
-    if "sobel_resnet" not in metadata:
-        return architecture(trunk.tensors)
+    """Return the arguments of the `ResNet` that the tensors match, from our metadata or, in foreign files, from them.
+
+    Raises ValueError if they match none, with the network that they may belong to.
+    """
+    if "sobel_resnet" in metadata:
+        options = _saved_options(metadata)
+        check_architecture(trunk.tensors, options)
+        return options
+    try:
+        options = architecture(trunk.tensors)
+        check_architecture(trunk.tensors, options)
+    except ValueError as error:
+        if trunk.lookalike is None:
+            raise
+        raise ValueError(f"no ResNet of this package but {trunk.lookalike}, which is not read: {error}") from None
+    return options
+
+
+def _saved_options(metadata: Mapping[str, str]) -> dict[str, Any]:
     if metadata["sobel_resnet"] not in ("1", _FORMAT):
         raise ValueError(f"format {metadata['sobel_resnet']} is newer than {_FORMAT}: upgrade sobel-resnet")
     try:
@@ -158,12 +202,3 @@ def _options(trunk: Trunk, metadata: Mapping[str, str]) -> dict[str, Any]:
         }
     except KeyError as error:
         raise ValueError(f"metadata has no {error}: save the backbone again") from None
-
-
-def _empty(options: dict[str, Any]) -> ResNet:
-    """Build the network on the meta device, where it takes no memory: metadata can claim a width of millions."""
-    try:
-        with torch.device("meta"):
-            return ResNet(**options)
-    except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bit or negative channels
-        raise ValueError(f"no ResNet can be built with {options}: {error}") from None

@@ -1,103 +1,158 @@
-"""Find a backbone in a foreign checkpoint: translate its key names to torchvision's and infer its architecture."""
+"""Find a backbone in a foreign checkpoint: choose among the networks in it and infer the architecture."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._blocks import Bottleneck
-from ._names import from_detectron2, from_sequential, is_sequential
-from ._resnet import LAYOUTS, Stem
+from ._architecture import architecture, check_architecture
+from ._candidates import MAX_DEPTH, Candidate, Search, is_copy_name, search
+from ._files import asks_to_run_code
+from ._lookalikes import lookalike, other_network
+from ._names import from_detectron2, from_sequential, from_transformers
+from ._resnet import LAYOUTS
 from ._sobel import SobelFilter
+from ._stand_ins import hides_tensors, holds_arrays
 
-_CONTAINERS = ("state_dict", "model", "classy_state_dict", "base_model", "trunk", "model_state_dict")
-_MAX_DEPTH = 16  # known files nest up to three containers; a pickle can hold a container that contains itself
-# Prefixes that DDP, torch.compile, MMSelfSup, solo-learn, Lightning modules and VISSL put before a backbone's names.
-_PREFIX = re.compile(r"((?:(?:module|_orig_mod|backbone|encoder|base_model|_feature_blocks)\.)*)(conv1|0)\.weight")
-_TRUNK = re.compile(r"(conv|bn|layer)\d+\.")
 _SOBEL = re.compile(r"(?:.*\.)?sobel\.(\d+\.\w+)")
 _FEATURES = re.compile(r"(?:.*\.)?features\.(?:module\.)?\d+\.weight")
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """A backbone found in a file: its tensors by torchvision's names, the names dropped, and the writing program."""
+    """A backbone found in a file.
+
+    Attributes:
+        tensors: Its tensors by torchvision's names.
+        dropped: Names of the tensors beside it.
+        family: The program that seems to have written the file.
+        prefix: What precedes its names; containers are left out where all networks of the file share them.
+        others: The same for the networks that were not chosen.
+        is_copy: Whether it is the momentum or EMA copy of another network.
+        lookalike: The other network that it may be, should its tensors not fit ours.
+    """
 
     tensors: dict[str, Tensor]
     dropped: tuple[str, ...]
     family: str
+    prefix: str
+    others: tuple[str, ...]
+    is_copy: bool
+    lookalike: str | None
 
 
-def find_trunk(content: Mapping[Any, Any]) -> Trunk:
-    """Open nested containers, strip known prefixes and translate the names of the one backbone in a file.
+def find_trunk(content: dict[Any, Any], prefix: str | None = None) -> Trunk:
+    """Return the one backbone in a file, or the one under `prefix`.
 
-    Raises ValueError if there is no backbone or more than one, if the file holds another Sobel filter than ours, or if
-    a tensor of the backbone is not a dense tensor of floats.
+    Of several, those that match no architecture are left out, then the momentum and EMA copies, then those in unusual
+    containers, then second names of the same tensors.
+
+    Raises ValueError if there is none or no reason to choose one of several, if the file holds another Sobel filter
+    than ours, or if a tensor of the backbone is not a dense tensor of floats.
     """
-    top = content
-    heads: list[str] = []
-    depth = 0
-    while (inner := _container(content)) is not None:
-        if (depth := depth + 1) > _MAX_DEPTH:
-            raise ValueError(f"containers are nested deeper than {_MAX_DEPTH}: save only the state_dict")
-        if inner == "trunk" and isinstance(content.get("heads"), Mapping):  # VISSL keeps heads beside the trunk
-            heads = [f"heads.{key}" for key in content["heads"]]
-        content = content[inner]
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    prefix, rename = _find_names(list(tensors))
-    trunk, dropped = {}, heads
-    for key, value in tensors.items():
-        name = rename(key.removeprefix(prefix))
-        if key.startswith(prefix) and _TRUNK.match(name):
-            _check_plain(key, value)
-            trunk[name] = value
-        else:
-            dropped.append(key)
-    _check_sobel(tensors, trunk["conv1.weight"])
-    return Trunk(trunk, tuple(sorted(dropped)), _family(top, prefix, rename))
+    found = search(content)
+    if not found.candidates:
+        raise ValueError(_nothing_found(content, found))
+    shared = _shared_containers(found.candidates)
+    labels = [one.label.removeprefix(shared) for one in found.candidates]
+    fitting = [one for one in found.candidates if len(found.candidates) == 1 or _fits(one)]
+    chosen = _choose(found.candidates, fitting, labels) if prefix is None else _pick(found.candidates, labels, prefix)
+    others = [one for one in fitting if one is not chosen and not (chosen in fitting and _is_same(one, chosen))]
+    for name, value in chosen.tensors.items():
+        _check_plain(chosen.prefix + name, value)
+    if "conv1.weight" in chosen.tensors:
+        _check_sobel(chosen.here, chosen.tensors["conv1.weight"])
+    inside = {chosen.rename(name): value for name, value in chosen.inside.items()}
+    return Trunk(
+        chosen.tensors,
+        chosen.dropped,
+        _family(content, chosen),
+        labels[found.candidates.index(chosen)],
+        tuple(labels[found.candidates.index(one)] for one in others),
+        chosen.is_copy,
+        lookalike(inside),
+    )
 
 
-def _container(content: Mapping[Any, Any]) -> Any:
-    """Return the key of the container to open next, or None at the innermost level.
+def _shared_containers(candidates: list[Candidate]) -> str:
+    """Return the containers around all candidates, up to one that is named as a copy."""
+    shared = ""
+    for keys in zip(*(one.path for one in candidates), strict=False):
+        if len(set(keys)) > 1 or is_copy_name(keys[0]):
+            break
+        shared += f"{keys[0]}."
+    return shared
 
-    A mapping that is the only item of another mapping is opened whatever its key is.
-    """
-    known = next((key for key in _CONTAINERS if isinstance(content.get(key), Mapping)), None)
-    if known is None and len(content) == 1 and isinstance(next(iter(content.values())), Mapping):
-        return next(iter(content))
-    return known
+
+def _choose(candidates: list[Candidate], fitting: list[Candidate], labels: list[str]) -> Candidate:
+    pool = fitting or candidates
+    pool = [one for one in pool if not one.is_copy] or pool
+    first_rank = min(one.rank for one in pool)
+    pool = [one for one in pool if one.rank == first_rank]
+    if all(one is pool[0] or (fitting and _is_same(one, pool[0])) for one in pool):
+        return pool[0]
+    several = [labels[candidates.index(one)] for one in pool]
+    raise ValueError(
+        f"several ResNets found, under {_some(several)}: pass load_backbone one of them, as in prefix={several[0]!r}, "
+        "or save it in a file of its own"
+    )
 
 
-def _find_names(keys: list[str]) -> tuple[str, Callable[[str], str]]:
-    """Return the prefix of the one backbone among `keys`, and a function that translates its names to torchvision's."""
-    # Prefixed names of detectron2 are not recognised: its own models may have the stride on the 1x1 convolution.
-    if "stem.conv1.weight" in keys:
-        return "", from_detectron2
-    prefixes: dict[str, Callable[[str], str]] = {}
-    for found in filter(None, map(_PREFIX.fullmatch, keys)):
-        prefix, first = found[1], found[2]
-        if first == "conv1":
-            prefixes[prefix] = str
-        elif is_sequential(key.removeprefix(prefix) for key in keys):
-            prefixes[prefix] = from_sequential
-    if not prefixes:
-        if features := next(filter(_FEATURES.fullmatch, keys), None):
-            raise ValueError(
-                f"no ResNet found but an AlexNet or VGG ({features}), as the DeepCluster code of 2018 trains: "
-                f"only {', '.join(LAYOUTS)} are read"
-            )
-        raise ValueError(
-            "no ResNet found: expected 'conv1.weight', alone or after module., backbone., encoder. or "
-            f"_feature_blocks.; got {_some(keys) or 'no tensors'}"
+def _pick(candidates: list[Candidate], labels: list[str], prefix: str) -> Candidate:
+    """Return the network under a prefix, which may be given without its containers and without the last dot."""
+    wanted = prefix.rstrip(".")
+    pairs = [(one, {label.rstrip("."), one.label.rstrip(".")}) for one, label in zip(candidates, labels, strict=True)]
+    exact = [one for one, names in pairs if wanted in names]
+    loose = [one for one, names in pairs if wanted and any(name.endswith(f".{wanted}") for name in names)]
+    found = exact or loose
+    if len(found) != 1:
+        fault = "several ResNets" if found else "no ResNet"
+        raise ValueError(f"{fault} under prefix {prefix!r}: the file has {_some(labels, 8)}")
+    return found[0]
+
+
+def _fits(one: Candidate) -> bool:
+    try:
+        for name, value in one.tensors.items():
+            _check_plain(name, value)
+        check_architecture(one.tensors, architecture(one.tensors))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_same(one: Candidate, other: Candidate) -> bool:
+    """Tell whether both names lead to the same network, as net. and online_encoder.net. of a BYOL module do."""
+    return one.tensors.keys() == other.tensors.keys() and all(
+        value.shape == other.tensors[name].shape and value.data_ptr() == other.tensors[name].data_ptr()
+        for name, value in one.tensors.items()
+    )
+
+
+def _nothing_found(content: dict[Any, Any], found: Search) -> str:
+    if found.faults:
+        return found.faults[0]
+    names = list(found.tensors)
+    if features := next(filter(_FEATURES.fullmatch, names), None):
+        return (
+            f"no ResNet found but an AlexNet or VGG ({features}), as the DeepCluster code of 2018 trains: "
+            f"only {', '.join(LAYOUTS)} are read"
         )
-    if len(prefixes) > 1:
-        raise ValueError(
-            f"several ResNets found, under {_some(list(prefixes))}: save the one you want in a file of its own"
-        )
-    return prefixes.popitem()
+    if what := other_network(names):
+        return f"no ResNet found but {what}: only {', '.join(LAYOUTS)} are read"
+    if name := hides_tensors(content):  # a pickled model
+        return asks_to_run_code(name)
+    if found.cut:
+        return f"containers are nested deeper than {MAX_DEPTH}: save only the state_dict"
+    if not names and holds_arrays(content):
+        return "no ResNet found but NumPy arrays, as in detectron2's .pkl: save them as a state_dict of tensors"
+    return (
+        "no ResNet found: expected 'conv1.weight' and 'layer1.0.conv1.weight', alone or after the same prefix; "
+        f"got {_some(names) or 'no tensors'}"
+    )
 
 
 def _check_plain(key: str, value: Tensor) -> None:
@@ -138,46 +193,31 @@ def _check_sobel(tensors: Mapping[str, Tensor], conv1: Tensor) -> None:
             raise ValueError(f"{key} puts two channels before conv1.weight, which is {tuple(conv1.shape)}")
 
 
-def architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Infer the arguments of `ResNet` from tensor shapes; two input channels mean a Sobel backbone.
-
-    Raises ValueError, naming the shape, if the tensors belong to none of our architectures.
-    """
-    n_blocks = tuple(len({key.split(".")[1] for key in tensors if key.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4))
-    is_bottleneck = "layer1.0.conv3.weight" in tensors
-    arch = next(
-        (a for a, (block, layout) in LAYOUTS.items() if layout == n_blocks and (block is Bottleneck) == is_bottleneck),
-        None,
-    )
-    if arch is None:
-        block_name = "bottleneck" if is_bottleneck else "basic"
-        raise ValueError(f"blocks per stage {n_blocks} of the {block_name} kind are none of {', '.join(LAYOUTS)}")
-    shape = tuple(tensors["conv1.weight"].shape)
-    stems: dict[tuple[int, ...], Stem] = {(7, 7): "imagenet", (3, 3): "cifar"}
-    if shape[2:] not in stems:
-        raise ValueError(f"conv1.weight must be (channels, in, 7, 7) or (channels, in, 3, 3), got {shape}")
-    return {
-        "arch": arch,
-        "stem": stems[shape[2:]],
-        "width": shape[0] / 64,
-        "sobel": shape[1] == 2,
-        "in_channels": 3 if shape[1] == 2 else shape[1],
-    }
+_FAMILIES_BY_PREFIX = {
+    "_feature_blocks.": "vissl",
+    "encoder_q.": "moco",
+    "base_encoder.": "moco v3",
+    "wrapped_model._features.": "lightly-train",
+}
+_FAMILIES_BY_KEY = {
+    "pytorch-lightning_version": "lightning",
+    "meta": "openmmlab",
+    "student": "dino",
+    "ds_version": "deepspeed",
+}
 
 
-def _family(top: Mapping[Any, Any], prefix: str, rename: Callable[[str], str]) -> str:
+def _family(top: dict[Any, Any], chosen: Candidate) -> str:
     """Guess the program that wrote the file; only the load report uses this."""
-    if rename is from_detectron2:
-        return "detectron2"
-    if rename is from_sequential:
-        return "lightly"
-    if "_feature_blocks." in prefix:
-        return "vissl"
-    if "pytorch-lightning_version" in top:
-        return "lightning"
-    if "meta" in top:
-        return "openmmlab"
-    return {"": "torchvision", "module.": "swav"}.get(prefix, f"prefix {prefix}")
+    renames = {from_detectron2: "detectron2", from_sequential: "lightly", from_transformers: "transformers"}
+    for rename, name in renames.items():
+        if chosen.rename is rename:
+            return name
+    if name := next((name for part, name in _FAMILIES_BY_PREFIX.items() if part in chosen.prefix), ""):
+        return name
+    if name := next((name for key, name in _FAMILIES_BY_KEY.items() if key in top), ""):
+        return name
+    return {"": "torchvision", "module.": "swav"}.get(chosen.prefix, f"prefix {chosen.prefix}")
 
 
 def _some(names: list[str], n: int = 4) -> str:

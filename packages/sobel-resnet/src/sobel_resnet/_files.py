@@ -1,58 +1,104 @@
 """Read weights files as plain tensors and metadata, without ever running code from them."""
 
 import pickle
-import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ._inert import names_bytearray, read_inert
+from ._kinds import folder_kind, foreign_kind
+from ._shards import index_of, read_shards
+from ._stand_ins import CodeError, StandIn, hides_tensors
 
-def read_weights(path: Path) -> tuple[Mapping[Any, Any], dict[str, str]]:
-    """Read a file's top-level mapping and its safetensors metadata ({} for torch files).
 
-    The first bytes of the file decide its format. Memory is never allocated for a size that only a header claims:
+@dataclass(frozen=True)
+class Weights:
+    """The top-level mapping of a file, the metadata of a safetensors file, and the number of bytes read."""
+
+    content: dict[Any, Any]
+    metadata: dict[str, str]
+    size: int
+
+
+def read_weights(path: Path) -> Weights:
+    """Read a file, or the files of an index.
+
+    The first bytes of a file decide its format. Memory is never allocated for a size that only a header claims:
     safetensors are mapped after offsets and file size were found to agree, and the records of a zip are checked first.
     A tensor of a torch file may still have a shape larger than its storage, by a stride of 0.
 
-    Raises FileNotFoundError, or a ValueError of one line if the file is damaged, would run code or holds no mapping.
+    Raises FileNotFoundError, or a ValueError of one line if the file is of another kind, is damaged, would run code or
+    holds no mapping.
     """
+    if index := index_of(path):
+        try:
+            content, size = read_shards(index, lambda shard: _read_file(shard)[0])
+        except ValueError as error:
+            said = one_line(str(error))
+            raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+        return Weights(content, {}, size)
+    if path.is_dir():
+        raise ValueError(f"{path}: not a readable weights file {one_line(folder_kind(path))}")
+    content, metadata = _read_file(path)
+    return Weights(content, metadata, path.stat().st_size)
+
+
+def _read_file(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     with path.open("rb") as file:
         head = file.read(9)
+    if kind := foreign_kind(path):
+        raise ValueError(f"{path}: not a readable weights file {one_line(kind)}")
     if head[8:] == b"{":  # safetensors: the header's length in 8 bytes, then the header in JSON
         try:
             with safe_open(path, framework="pt", device="cpu") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(_damaged(path, error)) from None
+    content = _read_torch(path, zipped=head.startswith(b"PK"))
+    if isinstance(content, StandIn) and not content and (name := hides_tensors(content)):  # a pickled model
+        raise ValueError(f"{path}: {asks_to_run_code(name)}")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a state_dict or a checkpoint holding one, got a {type(content).__name__}")
+    return content, {}
+
+
+def _read_torch(path: Path, zipped: bool) -> Any:
+    """Read a torch file with torch's reader for weights or, where that refuses it, with stand-ins."""
     try:
-        if head.startswith(b"PK"):
+        if zipped:
             _check_zip(path)
-        # Pass an open file, because torch chooses a reader by the suffix of a path. Whatever matters is raised as an
-        # error below, so warnings are dropped.
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if wanted := re.search(r"GLOBAL (\S+)|(?:class|type|function) (\S+)", str(error)):
-            name = one_line(next(filter(None, wanted.groups())), 120)
-            raise ValueError(
-                f"{path}: refused, the file asks to run code ({name}) and nothing of it was run; "
-                "where you trust the file, load it and save only its state_dict"
-            ) from None
+        if not names_bytearray(path):
+            # Pass an open file, because torch chooses a reader by the suffix of a path. Whatever matters is raised as
+            # an error below, so warnings are dropped.
+            with path.open("rb") as file, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        pass
+    except Exception as error:  # torch raises RuntimeError, KeyError, TypeError, struct.error, ... on damaged files
+        raise ValueError(_damaged(path, error)) from None
+    try:
+        return read_inert(path)
+    except CodeError as error:
+        raise ValueError(f"{path}: {asks_to_run_code(error.name)}") from None
+    except Exception:  # as above
         raise ValueError(
             f"{path}: refused, a pickle that is damaged or holds more than tensors and plain containers; "
             "nothing of it was run"
         ) from None
-    except Exception as error:  # torch raises RuntimeError, KeyError, TypeError, struct.error, ... on damaged files
-        raise ValueError(_damaged(path, error)) from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected a state_dict or a checkpoint holding one, got a {type(content).__name__}")
-    return content, {}
+
+
+def asks_to_run_code(name: str) -> str:
+    """Return the message for a file whose tensors, or part of it, only come out by running `name`."""
+    return (
+        f"refused, the file asks to run code ({one_line(name, 120)}) and nothing of it was run; "
+        "where you trust the file, load it and save only its state_dict"
+    )
 
 
 def one_line(text: str, limit: int = 800) -> str:
@@ -62,11 +108,16 @@ def one_line(text: str, limit: int = 800) -> str:
 
 
 def _check_zip(path: Path) -> None:
-    """Raise if a record is compressed (torch.save never does that) or has a wrong checksum (torch.load ignores it)."""
+    """Raise if records claim more than the file holds, are compressed (torch.save never does that) or are damaged.
+
+    torch.load ignores checksums.
+    """
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise ValueError("compressed, which torch.save never does and which may unpack to any size")
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            raise ValueError("its records claim more bytes than the file has")
         # All checksums are 0 in files written under torch.serialization.set_crc32_options(False).
         if any(record.CRC for record in records) and (damaged := archive.testzip()):
             raise ValueError(f"wrong checksum of {damaged}")

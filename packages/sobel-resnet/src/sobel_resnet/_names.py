@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 _STAGE = re.compile(r"(\d+)\.0\.conv1\.weight")
+_SHORTCUT = re.compile(r"(layer\d+\.\d+)\.shortcut\.")
 _SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
@@ -41,3 +42,31 @@ def from_sequential(name: str) -> str:
     """Translate a name in an `nn.Sequential` to ours: 5.0.bn1.bias -> layer2.0.bn1.bias; others stay as they are."""
     place, dot, rest = name.partition(".")
     return _SEQUENTIAL.get(place, place) + dot + rest
+
+
+def has_shortcuts(names: Iterable[str]) -> bool:
+    """Tell whether blocks call their projection `shortcut`, as many codes for CIFAR do, and none calls it ours."""
+    names = list(names)
+    return any(map(_SHORTCUT.match, names)) and not any(".downsample." in name for name in names)
+
+
+def from_shortcut(name: str) -> str:
+    """Translate layer2.0.shortcut.1.bias to layer2.0.downsample.1.bias; others stay as they are."""
+    return _SHORTCUT.sub(r"\1.downsample.", name)
+
+
+def from_transformers(name: str) -> str:
+    """Translate a name of the ResNet in Hugging Face's transformers to ours; others stay as they are.
+
+    encoder.stages.1.layers.0.layer.2.normalization.bias -> layer2.0.bn3.bias; shortcut.* -> downsample.0 and .1.
+    """
+    part = {"convolution": "conv", "normalization": "bn"}
+    if found := re.fullmatch(r"embedder\.embedder\.(convolution|normalization)\.(\w+)", name):
+        return f"{part[found[1]]}1.{found[2]}"
+    block = r"encoder\.stages\.(\d)\.layers\.(\d+)"
+    if found := re.fullmatch(block + r"\.shortcut\.(convolution|normalization)\.(\w+)", name):
+        place = 0 if found[3] == "convolution" else 1
+        return f"layer{int(found[1]) + 1}.{found[2]}.downsample.{place}.{found[4]}"
+    if found := re.fullmatch(block + r"\.layer\.(\d)\.(convolution|normalization)\.(\w+)", name):
+        return f"layer{int(found[1]) + 1}.{found[2]}.{part[found[4]]}{int(found[3]) + 1}.{found[5]}"
+    return name

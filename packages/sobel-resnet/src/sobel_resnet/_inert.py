@@ -1,0 +1,80 @@
+"""Read a torch file that torch's own reader refuses, with stand-ins for whatever is not a tensor or a plain value."""
+
+import mmap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._pickles import read_pickle
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the format before torch 1.6
+
+
+def read_inert(path: Path) -> Any:
+    """Return the object of a torch file, or of a plain pickle; nothing is run.
+
+    Raises CodeError if the file names something that runs code, and errors of many kinds if it is damaged.
+    """
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":
+            with zipfile.ZipFile(path) as archive:
+                return _read_zip(archive)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _read_legacy(content)
+
+
+def names_bytearray(path: Path) -> bool:
+    """Tell whether a file may have torch's reader call `bytearray`, which allocates as many bytes as it is told."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"bytearray") >= 0
+
+
+def _read_zip(archive: zipfile.ZipFile) -> Any:
+    names = archive.namelist()
+    main = next(name for name in names if name.rpartition("/")[2] == "data.pkl")
+    root = main.removesuffix("data.pkl")
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        raise ValueError("saved on a big-endian machine")
+    read: dict[str, bytearray] = {}
+
+    def storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
+        if key not in read:
+            read[key] = bytearray(archive.read(f"{root}data/{key}"))
+        return _numbers(read[key], dtype, numel)
+
+    with archive.open(main) as file:
+        return read_pickle(file, storage)
+
+
+def _read_legacy(content: mmap.mmap) -> Any:
+    """Read three pickles (magic number, version, system), the object, the keys of its storages, and these in turn."""
+    types: dict[str, torch.dtype] = {}
+    read: dict[str, bytearray] = {}
+
+    def note(dtype: torch.dtype, key: str, numel: int) -> None:
+        types[key] = dtype
+
+    first = read_pickle(content, note)  # type: ignore[arg-type]  # an mmap has what the reader needs of a file
+    if first != _MAGIC:
+        return first
+    read_pickle(content, note)  # type: ignore[arg-type]
+    if read_pickle(content, note)["little_endian"] is not True:  # type: ignore[arg-type]
+        raise ValueError("saved on a big-endian machine")
+    start = content.tell()
+    read_pickle(content, note)  # type: ignore[arg-type]
+    for key in read_pickle(content, note):  # type: ignore[arg-type]
+        if key not in types:
+            raise ValueError("a storage of an unknown type")
+        n_bytes = int.from_bytes(content.read(8), "little") * types[key].itemsize
+        if n_bytes > len(content) - content.tell():
+            raise ValueError("the storages are cut off")
+        read[key] = bytearray(content.read(n_bytes))
+    content.seek(start)
+    return read_pickle(content, lambda dtype, key, numel: _numbers(read[key], dtype, numel))  # type: ignore[arg-type]
+
+
+def _numbers(data: bytearray, dtype: torch.dtype, numel: int) -> Tensor:
+    return torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)

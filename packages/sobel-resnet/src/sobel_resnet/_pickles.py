@@ -1,0 +1,196 @@
+"""Read the pickle of a torch file without running anything: a stack machine whose only calls rebuild dense tensors.
+
+`pickletools` splits the bytes into instructions. Whatever they name becomes a `StandIn`. Sizes that a file claims are
+not allocated, and nothing recurses, so the cost is that of the bytes.
+"""
+
+import pickletools
+from collections.abc import Callable
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ._stand_ins import CodeError, Global, StandIn
+
+Storage = Callable[[torch.dtype, str, int], Tensor | None]
+"""Returns the numbers (numel,) of a storage from dtype, key and numel, or None if they are not wanted."""
+
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
+}
+_VALUE_OPCODES = """
+    INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE
+    SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8
+"""
+_VALUES = frozenset(_VALUE_OPCODES.split())
+_NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": list,  # a set would hash what the file holds
+}
+_KEYS = (str, int, float, bytes, type(None))  # bool is an int
+
+
+def read_pickle(file: IO[bytes], storage: Storage) -> Any:
+    """Read one pickled object and leave the file behind its end.
+
+    Returns plain values, lists, tuples, dicts, tensors, and stand-ins for the rest. Sets become lists. Raises CodeError
+    if the pickle names something that runs code, and errors of many kinds if it is damaged.
+    """
+    return _Machine(storage).run(file)
+
+
+class _Machine:
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []  # the stacks below the marks
+        self.memo: dict[int, Any] = {}
+
+    def run(self, file: IO[bytes]) -> Any:
+        for opcode, argument, _ in pickletools.genops(file):
+            name = opcode.name
+            if name == "STOP":
+                return self.stack.pop()
+            if name in _VALUES:
+                self.stack.append(argument)
+            elif name in _NEW:
+                self.stack.append(_NEW[name]())
+            else:
+                self._step(name, argument)
+        raise ValueError("the pickle has no end")
+
+    def _marked(self) -> list[Any]:
+        items, self.stack = self.stack, self.outer.pop()
+        return items
+
+    def _step(self, name: str, argument: Any) -> None:
+        pop = self.stack.pop
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                self.outer.append(self.stack)
+                self.stack = []
+            case "POP":
+                pop() if self.stack else self._marked()
+            case "POP_MARK":
+                self._marked()
+            case "DUP":
+                self.stack.append(self.stack[-1])
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self.memo[argument] = self.stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self.stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[argument])
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                n = int(name[-1])
+                self.stack[-n:] = [tuple(self.stack[-n:])]
+            case "TUPLE":
+                items = self._marked()
+                self.stack.append(tuple(items))
+            case "LIST" | "FROZENSET":
+                items = self._marked()
+                self.stack.append(items)
+            case "DICT":
+                items = self._marked()
+                self.stack.append({})
+                self._set(items)
+            case "APPEND":
+                self._extend([pop()])
+            case "APPENDS" | "ADDITEMS":
+                self._extend(self._marked())
+            case "SETITEM":
+                value, key = pop(), pop()
+                self._set([key, value])
+            case "SETITEMS":
+                self._set(self._marked())
+            case "GLOBAL":
+                self.stack.append(Global(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                attribute, module = pop(), pop()
+                self.stack.append(Global(str(module), str(attribute)))
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = pop(), pop()
+                self.stack.append(self._call(function, arguments))
+            case "NEWOBJ_EX":
+                keywords, arguments, function = pop(), pop(), pop()
+                self.stack.append(self._call(function, (*arguments, keywords)))
+            case "INST":
+                items = self._marked()
+                self.stack.append(self._call(Global(*argument.split(" ", 1)), tuple(items)))
+            case "OBJ":
+                function, *items = self._marked()
+                self.stack.append(self._call(function, tuple(items)))
+            case "BUILD":
+                state = pop()
+                if isinstance(self.stack[-1], StandIn):
+                    self.stack[-1].parts.append(state)
+            case "BINPERSID":
+                self.stack.append(self._load_storage(pop()))
+            case _:  # PERSID, the extension registry and buffers outside the file
+                raise ValueError(f"a pickle with {name}")
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        (target.parts if isinstance(target, StandIn) else target).extend(items)
+
+    def _set(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise TypeError("items are set in something else than a dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Other keys, such as tuples, are hashed in exponential time where they are nested.
+            dict.__setitem__(target, key if isinstance(key, _KEYS) else f"<{type(key).__name__}>", value)
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        """Return a tensor for torch's rebuilding functions on a dense storage, otherwise a stand-in."""
+        name = function.name if isinstance(function, Global | StandIn) else type(function).__name__
+        while name == "torch._tensor._rebuild_from_type_v2":  # a tensor of a subclass or with attributes
+            function, arguments = arguments[0], arguments[2]
+            name = function.name
+            if not isinstance(arguments, tuple):  # a list could hold itself
+                raise TypeError("arguments are not a tuple")
+        if name == "builtins.getattr" and not isinstance(
+            arguments[0], Global
+        ):  # Enum members are attributes of classes
+            raise CodeError(name)
+        if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+            return arguments[0]
+        if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
+            storage, offset, size, stride = arguments[:4]
+            if isinstance(storage, Tensor):
+                return storage.as_strided(size, stride, offset)  # torch checks that this stays inside the storage
+        if name in ("copyreg._reconstructor", "copyreg.__newobj__") and isinstance(arguments[0], Global):
+            name = arguments[0].name
+        made = StandIn(name, arguments)
+        if name == "collections.OrderedDict" and arguments:  # Python 2 passes pairs
+            self.stack.append(made)
+            self._set([item for pair in arguments[0] for item in pair])
+            self.stack.pop()
+        return made
+
+    def _load_storage(self, identity: Any) -> Any:
+        kind, dtype, key, _, numel, *view = identity
+        if kind not in ("storage", b"storage") or any(view):
+            raise ValueError("a storage of an unknown kind")
+        known = _DTYPES.get(dtype.name.rpartition(".")[2]) if isinstance(dtype, Global) else None
+        found = None if known is None else self.storage(known, str(key), int(numel))
+        return StandIn("a storage", dtype) if found is None else found
