@@ -201,11 +201,12 @@ def test_paths_are_opened_by_their_kind(tmp_path, monkeypatch):
     spec, paths = _folder(tmp_path / "photos", 4)
     shutil.make_archive(tmp_path / "a,b {0..1}", "tar", tmp_path / "photos")
     np.savez(tmp_path / "a,b.npz", images=open_images(spec).resident().permute(0, 2, 3, 1).numpy())
-    for suffix in ("txt", "lst", "tsv"):
+    for suffix in ("txt", "lst"):
         (tmp_path / f"list.{suffix}").write_text("".join(f"{path} {path.parent.name}\n" for path in paths))
     expected = open_images(spec)
-    names = ("photos", "a,b {0..1}.tar", "a,b.npz", "list.txt", "list.lst", "list.tsv")
-    for name, kind in zip(names, ("folder", "tar", "npz", "list", "list", "list"), strict=True):
+    (tmp_path / "table.tsv").write_text("".join(f"{path}\t{path.parent.name}\n" for path in paths))
+    names = ("photos", "a,b {0..1}.tar", "a,b.npz", "list.txt", "list.lst", "table.tsv")
+    for name, kind in zip(names, ("folder", "tar", "npz", "list", "list", "csv"), strict=True):
         images = open_images(tmp_path / name)
         assert images.spec == f"{kind}:{tmp_path / name}"
         assert torch.equal(images.resident(), expected.resident())

@@ -20,6 +20,7 @@ from ._places_inat import open_inat18, open_places205
 from ._reading import Alpha, Fields, Reading
 from ._shapes_source import open_shapes
 from ._source import EncodedSource, NoSuchSplit, Request, Source
+from ._tables import open_csv, open_jsonl
 from ._tar import open_tar
 from ._voc import open_voc07
 
@@ -28,6 +29,8 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "digits": open_digits,
     "folder": open_folder,
     "list": open_list,
+    "csv": open_csv,
+    "jsonl": open_jsonl,
     "npz": open_npz,
     "tar": open_tar,
     "cifar10": open_cifar10,
@@ -40,7 +43,10 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
 }
 
 # The source that opens a path, by the suffix of a file; folders are opened with `folder:`.
-_SOURCE_OF_SUFFIX = {".tar": "tar", ".npz": "npz", ".txt": "list", ".lst": "list", ".tsv": "list"}
+_SOURCE_OF_SUFFIX = {
+    **{".tar": "tar", ".npz": "npz", ".npy": "npy", ".txt": "list", ".lst": "list", ".csv": "csv", ".tsv": "csv"},
+    **{".jsonl": "jsonl", ".parquet": "parquet"},
+}
 
 # EXIF is ignored for these: their published figures, boxes and masks refer to the pixels as stored.
 _AS_STORED = ("voc07", "imagenet", "places205", "inat18")
@@ -64,7 +70,8 @@ def open_images(
 
     Args:
         spec: `name` or `name:argument`, as in the README's table of specs. Or a path: a folder is opened with
-            `folder:`, a .tar with `tar:`, a .npz with `npz:` and a text file (.txt, .lst, .tsv) with `list:`.
+            `folder:`, a file by its suffix: .tar, .npz, .npy, .csv, .tsv (`csv:`), .jsonl, .parquet, and .txt and .lst
+            with `list:`.
         split: "train", "val" or "test". If a source has only one held-out split, "val" and "test" both name it.
         on_corrupt: "raise" an error for a corrupt image, or "replace" it by the next good one (see `IndexedImages`).
         seed: Seed of the drawn images, and of splits that a source does not define itself.

@@ -1,0 +1,124 @@
+"""Labels of a table's rows, over all splits, so that each split has the same kind of labels and the same classes."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ._labels import Labelling, encode_names, labels_of_array, labels_of_texts
+
+_MAX_CELLS = 1 << 28  # of the matrix of a multi-label set: 2 GiB
+
+
+def labels_by_split(values: Sequence[Any], splits: Sequence[str], where: str) -> dict[str, Labelling]:
+    """Return the labels of each split's rows.
+
+    A split without any label stays without, as held-out ones often do.
+
+    Args:
+        values: A text, number, list of texts or list of numbers a row; None or '' without a label.
+        splits: Split of each row.
+        where: What they were read from, for messages.
+
+    Raises:
+        ValueError: If only some rows of a split have a label, or labels are of several kinds.
+    """
+    rows: dict[str, list[int]] = {}
+    for i, split in enumerate(splits):
+        rows.setdefault(split, []).append(i)
+    labelled = {split: those for split, those in rows.items() if any(not _is_none(values[i]) for i in those)}
+    if not labelled:
+        return dict.fromkeys(rows, Labelling(None))
+    of_all = _labels([values[i] for those in labelled.values() for i in those], where)
+    found = dict.fromkeys(rows, Labelling(None))
+    start = 0
+    for split, those in labelled.items():
+        part = None if of_all.labels is None else of_all.labels[start : start + len(those)]
+        found[split] = Labelling(part, of_all.class_names, of_all.remark)
+        start += len(those)
+    return found
+
+
+def columns_by_split(columns: dict[str, Sequence[Any]], splits: Sequence[str], where: str) -> dict[str, Labelling]:
+    """Return the labels of each split's rows from columns of 1, 0 and -1, one a class."""
+    try:
+        rows = np.array([[float(value) for value in values] for values in columns.values()]).T
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: label columns must hold 0, 1 or -1 in every row") from None
+    of_all = labels_of_array(rows, len(rows), where)
+    of_split = np.array(splits)
+    labels = of_all.labels
+    assert labels is not None  # rows of several columns are never all without a label
+    return {split: Labelling(labels[of_split == split], list(columns), of_all.remark) for split in {*splits}}
+
+
+def named(labelling: Labelling, names: Sequence[str] | None, where: str) -> Labelling:
+    """Return the labelling with names of its indices, made unique where several classes have the same name.
+
+    Raises:
+        ValueError: If there are fewer names than classes.
+    """
+    if names is None or labelling.labels is None:
+        return labelling
+    labels = labelling.labels
+    n = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    if len(names) < n or (labels.ndim == 2 and len(names) != n):
+        raise ValueError(f"{where}: {len(names)} class names for {n} classes: name every class, in the order of labels")
+    times = Counter(names)
+    unique = [name if times[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
+    return Labelling(labels, unique, labelling.remark)
+
+
+def _labels(values: list[Any], where: str) -> Labelling:
+    if not any(isinstance(value, list) for value in values):
+        return labels_of_texts([_scalar(value, where) for value in values], where)
+    rows = [value if isinstance(value, list) else [value] for value in values]
+    if without := sum(value is None or value == "" for value in values):
+        raise ValueError(f"{where}: {without:,} of {len(values):,} images have no label: label all or none")
+    if all(len(row) == 1 for row in rows):
+        return labels_of_texts([_scalar(row[0], where) for row in rows], where)
+    items = [item for row in rows for item in row]
+    if all(isinstance(item, str) for item in items):
+        names = encode_names(items, items)
+        assert names.labels is not None
+        each = np.split(names.labels, np.cumsum([len(row) for row in rows])[:-1])
+        return Labelling(_present(each, len(names.class_names or ()), where), names.class_names)
+    if not all(isinstance(item, int | float) for item in items):
+        odd = next(item for item in items if not isinstance(item, int | float))
+        raise ValueError(f"{where}: lists of labels must hold numbers or texts, got {odd!r} among others")
+    if len({len(row) for row in rows}) == 1 and all(item in (-1, 0, 1) for item in items):
+        return labels_of_array(np.array(rows), len(rows), where)
+    if odd_number := [item for item in items if not math.isfinite(item) or item != int(item) or item < 0]:
+        raise ValueError(f"{where}: label {odd_number[0]!r} is no class: expected whole numbers from 0, or names")
+    width = int(max(items)) + 1
+    remark = f"lists of labels hold class indices from 0 to {width - 1}"
+    return Labelling(_present([list(map(int, row)) for row in rows], width, where), None, remark)
+
+
+def _present(rows: Sequence[Sequence[int] | np.ndarray], width: int, where: str) -> np.ndarray:
+    if len(rows) * width > _MAX_CELLS:
+        raise ValueError(f"{where}: {len(rows):,} images of {width:,} classes are too many for several labels an image")
+    labels = np.zeros((len(rows), width), dtype=np.int64)
+    for i, row in enumerate(rows):
+        labels[i, np.asarray(row, dtype=np.int64)] = 1
+    return labels
+
+
+def _scalar(value: Any, where: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)
+    raise ValueError(f"{where}: label {value!r} is no class: expected a text, a whole number or a list of them")
+
+
+def _is_none(value: Any) -> bool:
+    return (
+        value is None
+        or (isinstance(value, str) and value.strip() in ("", "-1"))
+        or (isinstance(value, int | float) and value == -1)
+    )
