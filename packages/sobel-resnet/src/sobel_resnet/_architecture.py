@@ -1,6 +1,7 @@
 """Infer the architecture of a ResNet from its tensors, and check that they fit it."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,13 +43,14 @@ def architecture(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def check_architecture(tensors: Mapping[str, Tensor], options: dict[str, Any]) -> None:
     """Raise ValueError unless these are the tensors of the network with these arguments; nothing is allocated."""
-    check_match(tensors, _empty(options).state_dict())
+    check_match(tensors, _empty_state(**options))
 
 
-def _empty(options: dict[str, Any]) -> ResNet:
+@lru_cache(maxsize=16)  # a file may hold many networks of the same architecture
+def _empty_state(**options: Any) -> dict[str, Tensor]:
     """Build the network on the meta device, where it takes no memory: metadata can claim a width of millions."""
     try:
         with torch.device("meta"):
-            return ResNet(**options)
+            return ResNet(**options).state_dict()
     except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bit or negative channels
         raise ValueError(f"no ResNet can be built with {options}: {error}") from None

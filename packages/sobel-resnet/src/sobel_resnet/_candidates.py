@@ -17,7 +17,7 @@ _MAX_CONTAINERS = 10_000
 _MAX_CANDIDATES = 64
 _MAX_NAME = 1_000  # characters of a name that may hold a prefix
 _TRUNK = re.compile(r"(conv|bn|layer)\d+\.")
-_STEM = re.compile(r"((?:.*\.)?)(?:conv1|layer1\.0\.conv1)\.weight")
+_STEM = re.compile(r"(|.*?\.)(?:layer1\.0\.)?conv1\.weight")
 _SEQUENTIAL = re.compile(r"((?:.*\.)?)0\.weight")
 _LAYER = re.compile(r"(?:^|(?<=\.))layer1\.")
 _PLACE = re.compile(r"((?:.*\.)?)\d+\.0\.conv1\.weight")

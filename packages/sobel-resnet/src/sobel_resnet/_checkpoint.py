@@ -131,8 +131,9 @@ def load_backbone(path: str | os.PathLike[str], *, prefix: str | None = None) ->
     try:
         _check_digest(weights.content, metadata)
         trunk = find_trunk(weights.content, prefix)
+        options = _options(trunk, metadata)
         check_size(trunk.tensors, weights.size)
-        model = ResNet(**_options(trunk, metadata))
+        model = ResNet(**options)
         # strict=False accepts files without num_batches_tracked (torch before 0.4.1). The rest has been checked.
         model.load_state_dict(trunk.tensors, strict=False)
         check_finite(model.state_dict())

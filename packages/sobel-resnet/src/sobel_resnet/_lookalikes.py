@@ -19,18 +19,18 @@ _BY_NAME = (
     (r"layer\d\.\d+\.conv\d\.(_packed_params|weight_fake_quant|scale|activation_post)", "a quantized ResNet"),
 )
 _ELSEWHERE = (
-    (r"root\.conv\.weight|block1\.unit01\.|(.*\.)?stages\.0\.blocks\.0\.conv1\.weight", "a BiT or other ResNet-v2"),
+    (r"root\.conv\.weight|block1\.unit01\.|stages\.0\.blocks\.0\.conv1\.weight", "a BiT or other ResNet-v2"),
     (r"conv0\.|bn0\.|features\.norm0\.", "a DenseNet"),
     (r"res_?conv1_|res2_0_branch2a|res2a_branch2a", "a ResNet under Caffe's names, whose strides are elsewhere"),
     (
-        r"(.*\.)?(bottom_up\.)?stem\.conv1\.weight",
+        r"(bottom_up\.)?stem\.conv1\.weight",
         "a detectron2 model (its stride may be on the 1x1 convolution; only unprefixed names are read)",
     ),
-    (r"(.*\.)?(cls_token|pos_embed|class_token|patch_embeddings?\..*|patch_embed\..*)", "a vision transformer"),
-    (r"(.*\.)?(downsample_layers|stages)\.\d\.(\d|blocks\.\d|layers\.\d)\.(gamma|conv_dw|dwconv)", "a ConvNeXt"),
-    (r"(.*\.)?features\.\d+\.conv\.\d", "a MobileNet"),
-    (r"(.*\.)?_?blocks\.\d+\..*(_depthwise_conv|conv_dw|conv_pw)", "an EfficientNet or MobileNet"),
-    (r"(.*\.)?net\.\d\.blocks\.0\.net\.", "a SimCLR-v2 network, whose blocks are numbered"),
+    (r"(cls_token|pos_embed|class_token|patch_embeddings?\..*|patch_embed\..*)", "a vision transformer"),
+    (r"(downsample_layers|stages)\.\d\.(\d|blocks\.\d|layers\.\d)\.(gamma|conv_dw|dwconv)", "a ConvNeXt"),
+    (r"features\.\d+\.conv\.\d", "a MobileNet"),
+    (r"_?blocks\.\d+\..*(_depthwise_conv|conv_dw|conv_pw)", "an EfficientNet or MobileNet"),
+    (r"net\.\d\.blocks\.0\.net\.", "a SimCLR-v2 network, whose blocks are numbered"),
 )
 
 
@@ -59,9 +59,9 @@ def lookalike(tensors: Mapping[str, Tensor]) -> str | None:
 
 def other_network(names: Iterable[str]) -> str | None:
     """Return which other network these names belong to, or None if it is not known."""
-    return _match(_ELSEWHERE, names)
+    return _match([(rf"(.*\.)?({pattern})", what) for pattern, what in _ELSEWHERE], names)
 
 
 def _match(table: Iterable[tuple[str, str]], names: Iterable[str]) -> str | None:
-    names = list(names)
+    names = [name for name in names if len(name) < 1_000]
     return next((what for pattern, what in table if any(re.match(pattern, name) for name in names)), None)
