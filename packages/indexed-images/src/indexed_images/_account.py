@@ -53,7 +53,7 @@ class Account:
     def line(self) -> str | None:
         """Return one line on all that was passed over; None if there was nothing."""
         parts = []
-        common = self.extensions.most_common(_KINDS)
+        common = sorted(self.extensions.items(), key=lambda item: (-item[1], item[0]))[:_KINDS]
         for suffix, n in common:
             parts.append(f"{n:,} {suffix}" + (f" ({_ADVICE[suffix]})" if suffix in _ADVICE else ""))
         if others := self.extensions.total() - sum(n for _, n in common):

@@ -85,14 +85,16 @@ class IndexedImages(Dataset[Sample]):
         return len(self._source)
 
     def __getitem__(self, index: SupportsIndex) -> Sample:
-        asked = self._checked(index)
+        return self._get(self._checked(index))
+
+    def _get(self, asked: int, at_least: int | None = None) -> Sample:
         try:
-            return self._sample(asked, asked)
+            return self._sample(asked, asked, at_least)
         except CorruptImage as error:
             self._corrupt[asked] = 1
             if self._on_corrupt == "raise":
                 raise CorruptImage(f"{_shown(self._source.name(asked))} (index {asked}): {error}") from error
-        return self._replacement(asked)
+        return self._replacement(asked, at_least)
 
     def bytes(self, index: SupportsIndex) -> builtins.bytes | None:
         """Read the encoded file of an image.
@@ -123,7 +125,8 @@ class IndexedImages(Dataset[Sample]):
         Args:
             device: Where the tensor is to be.
             size: Side S of the images. The short side is resized to S (bilinear, antialiased) and the centre is
-                cropped. None keeps the images as they are.
+                cropped. A JPEG of more than four times that size is shrunk by a whole factor while it is read. None
+                keeps the images as they are.
             progress: Called with the number of images done and N.
 
         Returns:
@@ -133,7 +136,7 @@ class IndexedImages(Dataset[Sample]):
             ValueError: If `size` is below 1, or None while the images differ in size.
             CorruptImage: If a file is corrupt, by the policy of the dataset.
         """
-        return load_resident(lambda i: self[i].image, len(self), device, size, progress)
+        return load_resident(lambda i: self._get(i, size).image, len(self), device, size, progress)
 
     @property
     def pixel_range(self) -> tuple[float, float] | None:
@@ -177,15 +180,15 @@ class IndexedImages(Dataset[Sample]):
             raise IndexError(f"index {i} is out of range for {len(self)} images")
         return i % len(self)
 
-    def _sample(self, i: int, asked: int) -> Sample:
+    def _sample(self, i: int, asked: int, at_least: int | None) -> Sample:
         label = int(self.labels[i]) if self.labels is not None and self.labels.ndim == 1 else -1
-        return Sample(self._source.image(i), asked, label)
+        return Sample(self._source.image(i, at_least), asked, label)
 
-    def _replacement(self, asked: int) -> Sample:
+    def _replacement(self, asked: int, at_least: int | None) -> Sample:
         self._refuse_too_many()
         for i in (*range(asked + 1, len(self)), *range(asked)):
             try:
-                return self._sample(i, asked)
+                return self._sample(i, asked, at_least)
             except CorruptImage:
                 self._corrupt[i] = 1
                 self._refuse_too_many()

@@ -35,10 +35,10 @@ class JoinedSource(EncodedSource):
         which = int(np.searchsorted(self._ends, i, side="right"))
         return self._parts[which], i - (int(self._ends[which - 1]) if which else 0)
 
-    def image(self, i: int) -> Tensor:
+    def image(self, i: int, at_least: int | None = None) -> Tensor:
         part, i = self._find(i)
         data = part.read(i) if isinstance(part, EncodedSource) else None
-        return part.image(i) if data is None else decode(data, self.reading)
+        return part.image(i, at_least) if data is None else decode(data, self.reading, at_least)
 
     def read(self, i: int) -> bytes | None:  # type: ignore[override]  # None where a part holds arrays
         part, i = self._find(i)

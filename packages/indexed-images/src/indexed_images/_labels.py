@@ -56,7 +56,7 @@ def labels_of_texts(texts: Sequence[str | None], where: str, vocabulary: Iterabl
             "label all or none"
         )
     others = {text.strip() for text in vocabulary if text is not None} - {""}
-    known: dict[str, list[str] | None] = {text: _numbers(text) for text in {*found, *others}}
+    known: dict[str, list[str] | None] = {text: _numbers(text) for text in dict.fromkeys([*found, *sorted(others)])}
     if all(numbers is not None for numbers in known.values()):
         width = {len(known[text] or ()) for text in found}
         if width == {1}:

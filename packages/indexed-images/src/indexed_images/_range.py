@@ -26,5 +26,5 @@ def likely_range(low: float, high: float, *, is_float: bool) -> tuple[float, flo
 
 def to_8_bit(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return uint8 pixels: `low` becomes 0, `high` 255, values in between are rounded and values beyond are clipped."""
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    scaled = (values.astype(np.float64) - low) * 255 / (high - low)
     return np.floor(np.clip(scaled, 0, 255) + 0.5).astype(np.uint8)

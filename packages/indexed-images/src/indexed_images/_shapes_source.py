@@ -52,7 +52,7 @@ class ShapesSource:
     def __len__(self) -> int:
         return len(self._images)
 
-    def image(self, i: int) -> Tensor:
+    def image(self, i: int, at_least: int | None = None) -> Tensor:
         block, (seed, split, n, size) = i // BLOCK, self._world
         if not self._drawn[block]:
             indices = range(block * BLOCK, min((block + 1) * BLOCK, n))

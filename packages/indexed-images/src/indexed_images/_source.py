@@ -52,8 +52,11 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def image(self, i: int) -> Tensor:
-        """Return image i, uint8 (3, H, W); raise CorruptImage with the reason if it cannot be read."""
+    def image(self, i: int, at_least: int | None = None) -> Tensor:
+        """Return image i, uint8 (3, H, W); raise CorruptImage with the reason if it cannot be read.
+
+        An image whose short side stays at least twice `at_least` may be shrunk by a whole factor, to save memory.
+        """
 
     def read(self, i: int) -> bytes | None:
         """Return the encoded file, or None if there is none; raise CorruptImage with the reason."""
@@ -79,7 +82,7 @@ class ArraySource:
     def __len__(self) -> int:
         return len(self._images)
 
-    def image(self, i: int) -> Tensor:
+    def image(self, i: int, at_least: int | None = None) -> Tensor:
         image = torch.from_numpy(np.array(self._images[i]))
         return image.expand(3, -1, -1).contiguous() if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
 
@@ -103,8 +106,8 @@ class EncodedSource:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def image(self, i: int) -> Tensor:
-        return decode(self.read(i), self.reading)
+    def image(self, i: int, at_least: int | None = None) -> Tensor:
+        return decode(self.read(i), self.reading, at_least)
 
     def read(self, i: int) -> bytes:
         raise NotImplementedError
