@@ -1,86 +1,158 @@
-"""The sources `npz:` and `digits`, whose images are arrays."""
+"""The sources `npz:` and `npy:`, whose images are arrays."""
 
-import math
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from zipfile import ZipFile
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._hash import hash64, keys
-from ._source import ArraySource, NoSuchSplit, Request
+from ._array_keys import Part, names_key, parts_of
+from ._decode import CorruptImage
+from ._files import chosen_split
+from ._label_columns import labels_of_arrays, named
+from ._labels import Labelling
+from ._layout import Layout
+from ._npz import Npz
+from ._pixels import Range, channels_last, dark, find_range, scaled, shape_of
+from ._range import to_8_bit
+from ._reading import Notes
+from ._source import ArraySource, Request, only_train
 
-_NPZ_KEYS = ("images", "labels", "class_names")
-_DIGITS_STREAM = 2  # random stream; draw_shapes uses 0 and 1
+
+class _Place(NamedTuple):
+    """Where the arrays of a split are."""
+
+    npz: Npz
+    part: Part
+
+    @property
+    def where(self) -> str:
+        return f"{self.npz.file}, array {self.part.images!r}"
 
 
 def open_npz(request: Request) -> ArraySource:
-    """Open `npz:FILE[,VALFILE]`: uint8 `images` (N, H, W, 3) or (N, H, W), optional `labels` (N,) and `class_names`."""
+    """Open `npz:FILE[,VALFILE]`: images and labels under usual names, by split, and class names."""
     is_one_file = os.path.isfile(os.path.expanduser(request.arg))  # a comma may be part of the name
     first, _, second = (request.arg, "", "") if is_one_file else request.arg.partition(",")
-    if request.split != "train" and not second:
-        raise NoSuchSplit(f"npz {first!r} has no split {request.split!r}: name its file too, npz:FILE,VALFILE")
-    file = Path(first if request.split == "train" else second).expanduser()
+    places = _places(first, request)
+    if second:
+        places = {"train": _of(places, "train"), "val": _of(_places(second, request), "val")}
+    layout = Layout({split: [] for split in places}, [], {split: place.part.images for split, place in places.items()})
+    hint = "name its file too, npz:FILE,VALFILE"
+    split = chosen_split(layout, request, f"npz {first!r}", hint)
+    place = places[split]
+    labelling = _labelling(places, split)
+    images, pixel_range, remarks = _images(split, places, request.reading.pixel_range)
+    said = None
+    if place.part != Part("images", "labels" if labelling.labels is not None else None):
+        labels = f"labels in {place.part.labels!r}" if place.part.labels else "no array of labels"
+        said = f"images in array {place.part.images!r}, {labels}"
+    notes = Notes((), "" if split == "all" else layout.places[split]).plus(said, labelling.remark, *remarks)
+    return ArraySource(images, labelling.labels, labelling.class_names, str(place.npz.file), notes, pixel_range)
+
+
+def _places(name: str, request: Request) -> dict[str, _Place]:
+    file = Path(name).expanduser()
     if not file.is_file():
         raise FileNotFoundError(f"no npz file {str(file)!r}: write npz:FILE[,VALFILE]")
+    npz = Npz(file)
+    return {split: _Place(npz, part) for split, part in parts_of(npz.heads, request.fields, str(file)).items()}
+
+
+def _of(places: dict[str, _Place], split: str) -> _Place:
+    """Return the arrays of a split of a file that was named for it."""
+    found = [places[name] for name in (split, "all", "test" if split == "val" else "train") if name in places]
+    return found[0] if found else next(iter(places.values()))
+
+
+def _labelling(places: dict[str, _Place], split: str) -> Labelling:
+    """Return the labels of a split, whose kind and classes are those of all splits."""
+    labels = {}
+    for name, (npz, part) in places.items():
+        head = npz.heads[part.images]
+        array = None if part.labels is None else npz.read(part.labels)
+        labels[name] = (array, head.shape[0] if head and head.shape else 0, f"{npz.file}, array {part.labels!r}")
+    labelling = labels_of_arrays(labels)[split]
+    if labelling.class_names is not None:
+        return labelling
+    for npz, part in (places[split], *places.values()):
+        key = names_key(npz.heads, {part.images, part.labels})
+        if key is not None:
+            return named(labelling, _class_names(npz, key), f"{npz.file}, array {key!r}")
+    return labelling
+
+
+def _class_names(npz: Npz, key: str) -> list[str]:
+    array = npz.read(key)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise ValueError(f"{npz.file}, array {key!r}: expected a list of names, got {array.dtype} {array.shape}")
+    return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in array.tolist()]
+
+
+def _images(
+    split: str, places: dict[str, _Place], given: Range | None
+) -> tuple[np.ndarray, Range | None, list[str | None]]:
+    """Return uint8 images (N, H, W) or (N, H, W, 3) of a split, their range and remarks. All splits share a range."""
+    place = places[split]
+    array = place.npz.read(place.part.images)
+    shape = shape_of(array.shape, array.dtype, place.where)
+    if array.dtype == np.uint8:
+        return channels_last(array, shape.axis), None, [shape.remark, dark(array)]
+    pixel_range, said = given, None
+    if pixel_range is None or array.dtype.kind == "b":
+        pixel_range, said = find_range(_of_range(array, split, places), place.where)
+    return channels_last(scaled(array, *pixel_range), shape.axis), pixel_range, [shape.remark, said]
+
+
+def _of_range(array: np.ndarray, split: str, places: dict[str, _Place]) -> Iterator[np.ndarray]:
+    """Yield the images of all splits that are not uint8, one array at a time."""
+    yield array
+    for name, (npz, part) in places.items():
+        head = npz.heads[part.images]
+        if name != split and head is not None and head.dtype != np.uint8 and head.dtype.kind == array.dtype.kind:
+            other = npz.read(part.images)
+            shape_of(other.shape, other.dtype, f"{npz.file}, array {part.images!r}")
+            yield other
+
+
+class _Mapped(Sequence[np.ndarray]):
+    """Images in a .npy file, uint8 (H, W) or (H, W, 3), read from the disk one by one."""
+
+    def __init__(self, file: Path, images: np.memmap, axis: int | None, scale: Range | None) -> None:
+        self._file, self._axis, self._scale = str(file), axis, scale
+        self._stored = (images.dtype, images.offset, images.shape, "C" if images.flags.c_contiguous else "F")
+
+    def __len__(self) -> int:
+        return int(self._stored[2][0])
+
+    def __getitem__(self, i: Any) -> Any:
+        dtype, offset, shape, order = self._stored
+        try:  # mapped for each read: that takes microseconds, and no open file is shared between processes
+            values = np.array(np.memmap(self._file, dtype, "r", offset, shape, order)[i])  # type: ignore[call-overload]
+        except (OSError, ValueError) as error:
+            raise CorruptImage(f"{error}: the file was changed since it was opened") from error
+        return channels_last(values if self._scale is None else to_8_bit(values, *self._scale), self._axis)
+
+
+def open_npy(request: Request) -> ArraySource:
+    """Open `npy:FILE`: images without labels, read from the disk one by one."""
+    file = Path(request.arg).expanduser()
+    if not request.arg or not file.is_file():
+        raise FileNotFoundError(f"no file {str(file)!r}: write npy:FILE with an array of images")
+    only_train(request, f"npy {str(file)!r}", "write the validation images into a file of their own")
     try:
-        found, keys_there = _read_npz(file)
-    except Exception as error:  # NumPy raises OSError, BadZipFile, zlib.error, SyntaxError, ... on damaged files
+        images = np.lib.format.open_memmap(file, mode="r")
+    except Exception as error:  # ValueError, SyntaxError, OverflowError, tokenize.TokenError, ... on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{file} is not an npz file of plain arrays: {reason}") from error
-    if "images" not in found:
-        raise ValueError(f"{file} has no array 'images', only {keys_there}: save it with np.savez(FILE, images=...)")
-    images, labels, names = found["images"], found.get("labels"), found.get("class_names")
-    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)):
-        raise ValueError(f"{file}: images must be uint8 (N, H, W, 3) or (N, H, W), got {images.dtype} {images.shape}")
-    if len(images) == 0:
-        raise ValueError(f"{file}: images is empty, shape {images.shape}")
-    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
-        raise ValueError(f"{file}: labels must be integers ({len(images)},), got {labels.dtype} {labels.shape}")
-    return ArraySource(
-        images,
-        None if labels is None else labels.astype(np.int64),
-        None if names is None else [str(name) for name in names],
-        str(file),
-    )
-
-
-def _read_npz(file: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return the arrays of known names, without unpickling, and the names of all arrays in the file."""
-    with ZipFile(file) as archive:
-        for member in archive.namelist():
-            if member.removesuffix(".npy") in _NPZ_KEYS:
-                _check_claim(archive, member)
-    with np.load(file, allow_pickle=False) as arrays:
-        return {key: arrays[key] for key in _NPZ_KEYS if key in arrays}, sorted(arrays)
-
-
-def _check_claim(archive: ZipFile, member: str) -> None:
-    """Raise if an array's header claims another size than the file holds: NumPy would allocate the claimed size."""
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
-        held = archive.getinfo(member).file_size - file.tell()
-    if dtype.hasobject:
-        raise ValueError(f"{member} holds Python objects; reading them needs unpickling, which is never done here")
-    if math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"{member} claims {dtype} {shape} but holds {held:,} bytes")
-
-
-def open_digits(request: Request) -> ArraySource:
-    """Open scikit-learn's 1,797 digits, 8x8; the seed draws 20 % of each class as the validation split."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("digits needs scikit-learn: pip install 'indexed-images[digits]'") from error
-    scans, target = load_digits(return_X_y=True)
-    order = hash64(keys(request.seed, _DIGITS_STREAM, np.arange(len(target))), 0)
-    held_out = np.zeros(len(target), dtype=bool)
-    for digit in range(10):
-        members = np.flatnonzero(target == digit)
-        held_out[members[np.argsort(order[members])][: round(0.2 * len(members))]] = True
-    chosen = np.flatnonzero(held_out == (request.split != "train"))
-    grey = (scans.reshape(-1, 8, 8).astype(np.int64) * 255 + 8) // 16  # scale 0..16 to 0..255, rounded
-    names = [str(digit) for digit in range(10)]
-    return ArraySource(grey[chosen].astype(np.uint8), target[chosen].astype(np.int64), names, f"digits {request.split}")
+        raise ValueError(f"{file} is not an npy file of a plain array: {reason}") from error
+    shape = shape_of(images.shape, images.dtype, str(file))
+    pixel_range, said = request.reading.pixel_range, None
+    if images.dtype == np.uint8:
+        pixel_range, said = None, dark(images)
+    elif pixel_range is None or images.dtype.kind == "b":
+        pixel_range, said = find_range([images], str(file))
+    notes = Notes().plus(shape.remark, said, "a .npy file has no labels: .npz files hold both")
+    return ArraySource(_Mapped(file, images, shape.axis, pixel_range), None, None, str(file), notes, pixel_range)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ._decode import EXTENSIONS
 from ._layout import few
 from ._reading import Fields
-from ._split_columns import Table, is_split_column, listed, plain, text_of
+from ._split_columns import Table, asked_for, is_split_column, listed, plain, text_of
 
 _IMAGES = {
     *("image", "images", "img", "picture", "photo", "path", "file", "filename", "filepath", "imagepath", "imgpath"),
@@ -57,16 +57,6 @@ def choose(table: Table, fields: Fields) -> Chosen:
         hint = f"; --label-field names one of {few([repr(name) for name in rest])}" if rest else ""
         said = f"no column of labels{hint}"
     return Chosen(image, labels, f"images in column {image!r}, {said}")
-
-
-def asked_for(given: str | None, names: Collection[str], where: str, option: str) -> str | None:
-    """Return the column that a user names, in any case; None if no one is named."""
-    if given is None or given in names:
-        return given
-    found = [name for name in names if name.lower() == given.lower()]
-    if len(found) == 1:
-        return found[0]
-    raise ValueError(f"{where} has no column {given!r} ({option}), only {listed(names)}")
 
 
 def usual_label(names: Collection[str], where: str) -> str | None:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ._decode import CorruptImage
 from ._resident import load_resident
-from ._source import EncodedSource, Source
+from ._source import ArraySource, EncodedSource, Source
 
 OnCorrupt = Literal["raise", "replace"]
 
@@ -141,6 +141,8 @@ class IndexedImages(Dataset[Sample]):
     @property
     def pixel_range(self) -> tuple[float, float] | None:
         """Pixel values (low, high) that become 0 and 255; None if all images have 8 bits."""
+        if isinstance(self._source, ArraySource):
+            return self._source.pixel_range
         return self._source.reading.pixel_range if isinstance(self._source, EncodedSource) else None
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,40 @@ def columns_by_split(columns: dict[str, Sequence[Any]], splits: Sequence[str], w
     labels = of_all.labels
     assert labels is not None  # rows of several columns are never all without a label
     return {split: Labelling(labels[of_split == split], list(columns), of_all.remark) for split in {*splits}}
+
+
+def labels_of_arrays(arrays: Mapping[str, tuple[np.ndarray | None, int, str]]) -> dict[str, Labelling]:
+    """Return the labels of each split from an array of a split, its number of images and its name for messages.
+
+    Raises:
+        ValueError: If an array does not hold labels, or those of splits differ in kind.
+    """
+    found = dict.fromkeys(arrays, Labelling(None))
+    own: dict[str, np.ndarray] = {}
+    for split, (array, n, where) in arrays.items():
+        if array is None:
+            continue
+        alone = labels_of_array(array, n, where)  # checks the shape, and that all images have a label or none
+        found[split] = alone
+        if alone.labels is not None:
+            own[split] = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if len(own) < 2:
+        return found
+    where = " and ".join(arrays[split][2] for split in own)
+    if (
+        len({array.shape[1:] for array in own.values()}) > 1
+        or len({array.dtype.kind in "US" for array in own.values()}) > 1
+    ):
+        said = ", ".join(f"{array.dtype} {array.shape}" for array in own.values())
+        raise ValueError(f"{where}: labels of the splits differ in kind: {said}")
+    joined = np.concatenate([np.char.decode(a, "utf-8", "replace") if a.dtype.kind == "S" else a for a in own.values()])
+    of_all = labels_of_array(joined, len(joined), where)
+    assert of_all.labels is not None  # as each split has some
+    ends = np.cumsum([len(array) for array in own.values()])[:-1]
+    parts = np.split(of_all.labels, ends)
+    return found | {
+        split: Labelling(part, of_all.class_names, of_all.remark) for split, part in zip(own, parts, strict=True)
+    }
 
 
 def named(labelling: Labelling, names: Sequence[str] | None, where: str) -> Labelling:

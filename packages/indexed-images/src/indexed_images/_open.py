@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from ._arrays import open_digits, open_npz
+from ._arrays import open_npy, open_npz
 from ._classic import open_cifar10, open_cifar100, open_stl10
 from ._dataset import IndexedImages, OnCorrupt
+from ._digits import open_digits
 from ._files import open_folder
 from ._imagenet import open_imagenet
 from ._joined import open_joined, split_spec
@@ -32,6 +33,7 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "csv": open_csv,
     "jsonl": open_jsonl,
     "npz": open_npz,
+    "npy": open_npy,
     "tar": open_tar,
     "cifar10": open_cifar10,
     "cifar100": open_cifar100,

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,17 +66,22 @@ class Source(Protocol):
 
 
 class ArraySource:
-    """Images in one uint8 array (N, H, W, 3) or (N, H, W)."""
+    """Images in one uint8 array (N, H, W, 3) or (N, H, W).
+
+    Attributes:
+        pixel_range: Values of the file that became 0 and 255; None if they were uint8.
+    """
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: Sequence[np.ndarray] | np.ndarray,
         labels: Labels,
         class_names: list[str] | None,
         name: str,
         notes: Notes = NO_NOTES,
+        pixel_range: tuple[float, float] | None = None,
     ) -> None:
-        self.labels, self.class_names, self.notes = labels, class_names, notes
+        self.labels, self.class_names, self.notes, self.pixel_range = labels, class_names, notes, pixel_range
         self._images, self._name = images, name
 
     def __len__(self) -> int:

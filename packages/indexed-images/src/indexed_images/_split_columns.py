@@ -29,6 +29,16 @@ class Table(NamedTuple):
     is_named: bool = True
 
 
+def asked_for(given: str | None, names: Collection[str], where: str, option: str) -> str | None:
+    """Return the column that a user names, in any case; None if no one is named."""
+    if given is None or given in names:
+        return given
+    found = [name for name in names if name.lower() == given.lower()]
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(f"{where} has no column {given!r} ({option}), only {listed(names)}")
+
+
 def is_split_column(name: str) -> bool:
     return plain(name) in _SPLITS or plain(name) in _FLAGS
 
