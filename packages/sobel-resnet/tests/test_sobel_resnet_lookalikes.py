@@ -121,13 +121,12 @@ LOOKALIKES: dict[str, tuple[Callable[[], State], str]] = {
 }
 
 
-@pytest.mark.parametrize("wrap", ["", "module."])
 @pytest.mark.parametrize("name", LOOKALIKES)
-def test_other_networks_are_refused_by_name(tmp_path: Path, name: str, wrap: str) -> None:
+def test_other_networks_are_refused_by_name(tmp_path: Path, name: str) -> None:
     make, said = LOOKALIKES[name]
     content = make()
-    if wrap and "student" not in content and "model" not in content and "resnet" not in content:
-        content = {"state_dict": {wrap + key: value for key, value in content.items()}}
+    if len(name) % 2 and all(isinstance(value, Tensor) for value in content.values()):  # half of them with a prefix
+        content = {"state_dict": {f"module.{key}": value for key, value in content.items()}}
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=said) as caught:
         load_backbone(tmp_path / "x.pth")

@@ -1,19 +1,16 @@
 """Read weights files as plain tensors and metadata, without ever running code from them."""
 
-import pickle
-import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
-from ._inert import names_bytearray, read_inert
 from ._kinds import folder_kind, foreign_kind
 from ._shards import index_of, read_shards
 from ._stand_ins import CodeError, StandIn, hides_tensors
+from ._torch_files import read_torch
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ def read_weights(path: Path) -> Weights:
 
     The first bytes of a file decide its format. Memory is never allocated for a size that only a header claims:
     safetensors are mapped after offsets and file size were found to agree, and the records of a zip are checked first.
-    A tensor of a torch file may still have a shape larger than its storage, by a stride of 0.
+    A tensor of a torch file may still have a shape larger than its storage, by a stride of 0. `torch.load` is not used.
 
     Raises FileNotFoundError, or a ValueError of one line if the file is of another kind, is damaged, would run code or
     holds no mapping.
@@ -68,29 +65,14 @@ def _read_file(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
 
 
 def _read_torch(path: Path, zipped: bool) -> Any:
-    """Read a torch file with torch's reader for weights or, where that refuses it, with stand-ins."""
     try:
         if zipped:
             _check_zip(path)
-        if not names_bytearray(path):
-            # Pass an open file, because torch chooses a reader by the suffix of a path. Whatever matters is raised as
-            # an error below, so warnings are dropped.
-            with path.open("rb") as file, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        pass
-    except Exception as error:  # torch raises RuntimeError, KeyError, TypeError, struct.error, ... on damaged files
-        raise ValueError(_damaged(path, error)) from None
-    try:
-        return read_inert(path)
+        return read_torch(path)
     except CodeError as error:
         raise ValueError(f"{path}: {asks_to_run_code(error.name)}") from None
-    except Exception:  # as above
-        raise ValueError(
-            f"{path}: refused, a pickle that is damaged or holds more than tensors and plain containers; "
-            "nothing of it was run"
-        ) from None
+    except Exception as error:  # nearly any error, where the file is damaged
+        raise ValueError(_damaged(path, error)) from None
 
 
 def asks_to_run_code(name: str) -> str:
@@ -108,10 +90,7 @@ def one_line(text: str, limit: int = 800) -> str:
 
 
 def _check_zip(path: Path) -> None:
-    """Raise if records claim more than the file holds, are compressed (torch.save never does that) or are damaged.
-
-    torch.load ignores checksums.
-    """
+    """Raise if records claim more than the file holds, are compressed (torch.save never does that) or are damaged."""
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):

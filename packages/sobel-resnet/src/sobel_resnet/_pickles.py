@@ -1,4 +1,4 @@
-"""Read the pickle of a torch file without running anything: a stack machine whose only calls rebuild dense tensors.
+"""Read the pickle of a torch file without running anything: a stack machine that rebuilds dense tensors and no more.
 
 `pickletools` splits the bytes into instructions. Whatever they name becomes a `StandIn`. Sizes that a file claims are
 not allocated, and nothing recurses, so the cost is that of the bytes.
@@ -44,6 +44,7 @@ _NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_SET": list,  # a set would hash what the file holds
 }
+_DICTS = ("collections.OrderedDict", "collections.Counter", "builtins.dict")
 _KEYS = (str, int, float, bytes, type(None))  # bool is an int
 
 
@@ -161,7 +162,7 @@ class _Machine:
             dict.__setitem__(target, key if isinstance(key, _KEYS) else f"<{type(key).__name__}>", value)
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        """Return a tensor for torch's rebuilding functions on a dense storage, otherwise a stand-in."""
+        """Return a tensor for torch's rebuilding functions, otherwise a stand-in; only dense tensors have values."""
         name = function.name if isinstance(function, Global | StandIn) else type(function).__name__
         while name == "torch._tensor._rebuild_from_type_v2":  # a tensor of a subclass or with attributes
             function, arguments = arguments[0], arguments[2]
@@ -178,16 +179,25 @@ class _Machine:
             storage, offset, size, stride = arguments[:4]
             if isinstance(storage, Tensor):
                 return storage.as_strided(size, stride, offset)  # torch checks that this stays inside the storage
+        if name.startswith("torch._utils._rebuild_"):  # sparse, quantized and other tensors that no backbone has
+            return torch.empty(0, device="meta")
         if name in ("copyreg._reconstructor", "copyreg.__newobj__") and isinstance(arguments[0], Global):
             name = arguments[0].name
-        made = StandIn(name, arguments)
-        if name == "collections.OrderedDict" and arguments:  # Python 2 passes pairs
-            self.stack.append(made)
-            self._set([item for pair in arguments[0] for item in pair])
-            self.stack.pop()
+        if name in _DICTS and arguments:  # Python 2 passes pairs to OrderedDict, Counter passes a dict
+            return self._filled(name, arguments[0])
+        return StandIn(name, arguments)
+
+    def _filled(self, name: str, content: Any) -> StandIn:
+        made = StandIn(name)
+        pairs = dict.items(content) if isinstance(content, dict) else content
+        self.stack.append(made)
+        self._set([item for pair in pairs for item in pair])
+        self.stack.pop()
         return made
 
     def _load_storage(self, identity: Any) -> Any:
+        if identity[0] in ("module", b"module"):  # the class of a pickled model, with its source, before torch 1.6
+            return identity[1]
         kind, dtype, key, _, numel, *view = identity
         if kind not in ("storage", b"storage") or any(view):
             raise ValueError("a storage of an unknown kind")

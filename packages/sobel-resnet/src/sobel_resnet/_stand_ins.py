@@ -22,7 +22,7 @@ _TORCH_RUNS_CODE = (
 )
 _DATA_TYPES = """
     bool bytearray bytes complex dict float frozenset getattr int list object range set slice str tuple type
-    Ellipsis NotImplemented
+    Ellipsis NotImplemented xrange unicode long
 """
 _HARMLESS = {f"builtins.{name}" for name in _DATA_TYPES.split()} | {
     "types.SimpleNamespace",

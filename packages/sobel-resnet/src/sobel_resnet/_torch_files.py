@@ -1,9 +1,11 @@
-"""Read a torch file that torch's own reader refuses, with stand-ins for whatever is not a tensor or a plain value."""
+"""Read a torch file, of either format, with stand-ins for whatever is not a tensor or a plain value."""
 
+import io
 import mmap
+import struct
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -13,40 +15,47 @@ from ._pickles import read_pickle
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the format before torch 1.6
 
 
-def read_inert(path: Path) -> Any:
+def read_torch(path: Path) -> Any:
     """Return the object of a torch file, or of a plain pickle; nothing is run.
 
     Raises CodeError if the file names something that runs code, and errors of many kinds if it is damaged.
     """
     with path.open("rb") as file:
         if file.read(2) == b"PK":
-            with zipfile.ZipFile(path) as archive:
-                return _read_zip(archive)
+            with zipfile.ZipFile(file) as archive:
+                return _read_zip(archive, file)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _read_legacy(content)
 
 
-def names_bytearray(path: Path) -> bool:
-    """Tell whether a file may have torch's reader call `bytearray`, which allocates as many bytes as it is told."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b"bytearray") >= 0
-
-
-def _read_zip(archive: zipfile.ZipFile) -> Any:
+def _read_zip(archive: zipfile.ZipFile, file: IO[bytes]) -> Any:
     names = archive.namelist()
     main = next(name for name in names if name.rpartition("/")[2] == "data.pkl")
     root = main.removesuffix("data.pkl")
-    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+    if f"{root}byteorder" in names and _record(archive, file, f"{root}byteorder") != b"little":
         raise ValueError("saved on a big-endian machine")
     read: dict[str, bytearray] = {}
 
     def storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
         if key not in read:
-            read[key] = bytearray(archive.read(f"{root}data/{key}"))
+            read[key] = _record(archive, file, f"{root}data/{key}")
         return _numbers(read[key], dtype, numel)
 
-    with archive.open(main) as file:
-        return read_pickle(file, storage)
+    return read_pickle(io.BytesIO(_record(archive, file, main)), storage)
+
+
+def _record(archive: zipfile.ZipFile, file: IO[bytes], name: str) -> bytearray:
+    """Read an uncompressed record. `zipfile` would compare the checksum, which torch can be told not to write."""
+    info = archive.getinfo(name)
+    file.seek(info.header_offset)
+    signature, n_name, n_extra = struct.unpack("<4s22xHH", file.read(30))
+    if signature != b"PK\3\4":
+        raise ValueError(f"no record at the place of {name}")
+    file.seek(n_name + n_extra, io.SEEK_CUR)
+    data = bytearray(file.read(info.file_size))
+    if len(data) < info.file_size:
+        raise ValueError(f"{name} is cut off")
+    return data
 
 
 def _read_legacy(content: mmap.mmap) -> Any:
