@@ -72,6 +72,10 @@ LOOKALIKES: dict[str, tuple[Callable[[], State], str]] = {
     ),
     "deep stem of timm": (lambda: deep_stem("conv1"), "a deep stem"),
     "deep stem of mmpretrain": (lambda: deep_stem("stem"), "a deep stem"),
+    "maskrcnn-benchmark": (
+        lambda: {f"stem.{k}" if k == "conv1.weight" else k: v for k, v in bottlenecks().items()},
+        "a model of maskrcnn-benchmark",
+    ),
     "resnet-d": (resnet_d_shortcut, "a ResNet-D"),
     "se-resnet": (lambda: small() | zeros(layer1__0__se__fc1__weight=(2, 2, 1, 1)), "attention"),
     "eca": (lambda: small() | zeros(layer1__0__se__conv__weight=(1, 1, 3)), "attention"),

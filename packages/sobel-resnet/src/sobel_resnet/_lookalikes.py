@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 _BY_NAME = (
+    (r"stem\.conv1\.", "a model of maskrcnn-benchmark (its stride may be on the 1x1 convolution)"),
     (r"attnpool\.|conv3\.weight", "CLIP's ResNet (a stem of three convolutions, attention pooling)"),
     (r"conv1\.\d\.|stem\.\d\.|embedder\.embedder\.\d\.", "a ResNet-C, -D or V1d (a deep stem)"),
     (r"layer\d\.\d+\.downsample\.2\.", "a ResNet-D (average pooling in its shortcuts)"),

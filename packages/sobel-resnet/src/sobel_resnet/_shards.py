@@ -51,6 +51,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError("not an index of weights: no readable weight_map; fetch it again") from None
     for name in names:
-        if not isinstance(name, str) or not name or "\0" in name or Path(name).name != name or "\\" in name:
+        if not isinstance(name, str) or Path(name).name != name or name == ".." or "\0" in name or "\\" in name:
             raise ValueError(f"the index refers to {name!r}, which is no file beside it: not read")
     return dict(places)
