@@ -38,16 +38,16 @@ def read_weights(path: str | None, *, random_init: bool, seed: int) -> Weights:
     """Read any file that `sobel_resnet.load_backbone` reads.
 
     Args:
-        path: File, or folder of a run; None = the newest run.
+        path: File, folder of a run, or folder of weights in parts with their index; None = the newest run.
         random_init: Take the architecture of the file, with random weights.
         seed: Of the random weights.
     """
     file = newest_run() if path is None else Path(path)
-    if file.is_dir():
+    if (file / "backbone.safetensors").is_file():
         file = file / "backbone.safetensors"
     try:
         backbone, report = load_backbone(file)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = _sha256(file)
     except (OSError, ValueError) as error:
         raise BadInput(f"--weights {error}") from None
     what = str(report)
@@ -63,3 +63,15 @@ def read_weights(path: str | None, *, random_init: bool, seed: int) -> Weights:
         what = f"{backbone.arch} with random weights (seed {seed})"
         digest = f"random-{seed}"
     return Weights(backbone.eval().requires_grad_(False), str(file), digest, what, report.metadata.get("data"))
+
+
+def _sha256(file: Path) -> str:
+    """Hash of a file; of weights in parts, that of all weights and indexes in the folder."""
+    files = [file]
+    if file.is_dir() or file.name.endswith(".index.json"):
+        folder = file if file.is_dir() else file.parent
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json"))
+    digest = hashlib.sha256()
+    for one in files:
+        digest.update(one.read_bytes())
+    return digest.hexdigest()
