@@ -14,7 +14,7 @@ from ._reading import Notes
 from ._source import EncodedSource, NoSuchSplit, Request, Source
 from ._vocabulary import Labelled, unite
 
-_PATTERNS = ("folder", "list", "csv", "jsonl", "parquet", "npz", "npy")  # `tar:` has patterns of its own
+_PATTERNS = ("folder", "list", "csv", "jsonl", "npz", "npy")  # `tar:` and `parquet:` have patterns of their own
 
 
 class JoinedSource(EncodedSource):

@@ -12,7 +12,9 @@ from ._labels import Labelling, encode_names, labels_of_array, labels_of_texts
 _MAX_CELLS = 1 << 28  # of the matrix of a multi-label set: 2 GiB
 
 
-def labels_by_split(values: Sequence[Any], splits: Sequence[str], where: str) -> dict[str, Labelling]:
+def labels_by_split(
+    values: Sequence[Any], splits: Sequence[str], where: str, names: Sequence[str] | None = None
+) -> dict[str, Labelling]:
     """Return the labels of each split's rows.
 
     A split without any label stays without, as held-out ones often do.
@@ -21,6 +23,7 @@ def labels_by_split(values: Sequence[Any], splits: Sequence[str], where: str) ->
         values: A text, number, list of texts or list of numbers a row; None or '' without a label.
         splits: Split of each row.
         where: What they were read from, for messages.
+        names: Names of the classes that numbers are indices of, if the table has them.
 
     Raises:
         ValueError: If only some rows of a split have a label, or labels are of several kinds.
@@ -31,7 +34,9 @@ def labels_by_split(values: Sequence[Any], splits: Sequence[str], where: str) ->
     labelled = {split: those for split, those in rows.items() if any(not _is_none(values[i]) for i in those)}
     if not labelled:
         return dict.fromkeys(rows, Labelling(None))
-    of_all = _labels([values[i] for those in labelled.values() for i in those], where)
+    of_all = _labels([values[i] for those in labelled.values() for i in those], where, names)
+    if of_all.class_names is None:
+        of_all = named(of_all, names, where)
     found = dict.fromkeys(rows, Labelling(None))
     start = 0
     for split, those in labelled.items():
@@ -105,7 +110,7 @@ def named(labelling: Labelling, names: Sequence[str] | None, where: str) -> Labe
     return Labelling(labels, unique, labelling.remark)
 
 
-def _labels(values: list[Any], where: str) -> Labelling:
+def _labels(values: list[Any], where: str, names: Sequence[str] | None) -> Labelling:
     if not any(isinstance(value, list) for value in values):
         return labels_of_texts([_scalar(value, where) for value in values], where)
     rows = [value if isinstance(value, list) else [value] for value in values]
@@ -115,19 +120,19 @@ def _labels(values: list[Any], where: str) -> Labelling:
         return labels_of_texts([_scalar(row[0], where) for row in rows], where)
     items = [item for row in rows for item in row]
     if all(isinstance(item, str) for item in items):
-        names = encode_names(items, items)
-        assert names.labels is not None
-        each = np.split(names.labels, np.cumsum([len(row) for row in rows])[:-1])
-        return Labelling(_present(each, len(names.class_names or ()), where), names.class_names)
+        encoded = encode_names(items, items)
+        assert encoded.labels is not None
+        each = np.split(encoded.labels, np.cumsum([len(row) for row in rows])[:-1])
+        return Labelling(_present(each, len(encoded.class_names or ()), where), encoded.class_names)
     if not all(isinstance(item, int | float) for item in items):
         odd = next(item for item in items if not isinstance(item, int | float))
         raise ValueError(f"{where}: lists of labels must hold numbers or texts, got {odd!r} among others")
-    if len({len(row) for row in rows}) == 1 and all(item in (-1, 0, 1) for item in items):
+    if names is None and len({len(row) for row in rows}) == 1 and all(item in (-1, 0, 1) for item in items):
         return labels_of_array(np.array(rows), len(rows), where)
     if odd_number := [item for item in items if not math.isfinite(item) or item != int(item) or item < 0]:
         raise ValueError(f"{where}: label {odd_number[0]!r} is no class: expected whole numbers from 0, or names")
-    width = int(max(items)) + 1
-    remark = f"lists of labels hold class indices from 0 to {width - 1}"
+    width = int(max(items)) + 1 if names is None else max(int(max(items)) + 1, len(names))
+    remark = f"lists of labels hold class indices from 0 to {width - 1}" if names is None else None
     return Labelling(_present([list(map(int, row)) for row in rows], width, where), None, remark)
 
 

@@ -17,6 +17,7 @@ from ._imagenet import open_imagenet
 from ._joined import open_joined, split_spec
 from ._list import open_list
 from ._look import complete, look
+from ._parquet import open_parquet
 from ._places_inat import open_inat18, open_places205
 from ._reading import Alpha, Fields, Reading
 from ._shapes_source import open_shapes
@@ -32,6 +33,7 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "list": open_list,
     "csv": open_csv,
     "jsonl": open_jsonl,
+    "parquet": open_parquet,
     "npz": open_npz,
     "npy": open_npy,
     "tar": open_tar,

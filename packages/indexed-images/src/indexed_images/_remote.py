@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ._progress import Progress
 
 _AT_ONCE = 8  # parallel copies: one stream of an object store does not saturate a network
-_SPARE = 1 << 30  # bytes of the disk to leave free
+SPARE = 1 << 30  # bytes of the disk to leave free
 
 
 class Archive(NamedTuple):
@@ -50,7 +50,7 @@ def local_copies(patterns: list[str]) -> list[Archive]:
     copies = [Archive(url, str(folder / _name(fs, path, info))) for fs, path, url, info in remote]
     absent = [(at, copy) for at, copy in zip(remote, copies, strict=True) if not os.path.exists(copy.path)]
     n_bytes = sum(at[3]["size"] for at, _ in absent)
-    if n_bytes + _SPARE > (free := shutil.disk_usage(folder).free):
+    if n_bytes + SPARE > (free := shutil.disk_usage(folder).free):
         raise OSError(
             f"{len(absent):,} files of {absent[0][1].address} and others take {n_bytes / 1e9:,.1f} GB, {folder} has "
             f"{free / 1e9:,.1f} GB free: name a larger disk in INDEXED_IMAGES_CACHE"
@@ -100,7 +100,7 @@ def _name(fs: Any, path: str, info: dict[str, Any]) -> str:
 
 def _fetch(fs: Any, path: str, size: int, copy: Archive, progress: Progress) -> None:
     part = copy.path + ".part"
-    with _alone(copy.path + ".lock"):
+    with alone(copy.path + ".lock"):
         if os.path.exists(copy.path):  # another process has fetched it in the meantime
             progress.add(size)
             return
@@ -117,7 +117,7 @@ def _fetch(fs: Any, path: str, size: int, copy: Archive, progress: Progress) -> 
 
 
 @contextmanager
-def _alone(lock: str) -> Iterator[None]:
+def alone(lock: str) -> Iterator[None]:
     """Hold a file lock, which the system releases if the process dies.
 
     The empty lock file is not removed, because another process may be waiting for it.

@@ -139,21 +139,25 @@ class FileSource(EncodedSource):
         return len(self._paths)
 
     def read(self, i: int) -> bytes:
-        path = self._paths[i]
-        try:
-            found = os.stat(path)  # before opening: a pipe would block, and a device has no end
-            if not stat.S_ISREG(found.st_mode):
-                raise CorruptImage("not a regular file")
-            check_size(found.st_size, self.reading)
-            with open(path, "rb") as file:
-                return file.read()
-        except CorruptImage:
-            raise
-        except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
-            raise CorruptImage(getattr(error, "strerror", None) or str(error)) from error
+        return read_file(self._paths[i], self.reading)
 
     def name(self, i: int) -> str:
         return self._paths[i]
+
+
+def read_file(path: str, reading: Reading) -> bytes:
+    """Return the content of an image file; raise CorruptImage with the reason if it cannot be read."""
+    try:
+        found = os.stat(path)  # before opening: a pipe would block, and a device has no end
+        if not stat.S_ISREG(found.st_mode):
+            raise CorruptImage("not a regular file")
+        check_size(found.st_size, reading)
+        with open(path, "rb") as file:
+            return file.read()
+    except CorruptImage:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
+        raise CorruptImage(getattr(error, "strerror", None) or str(error)) from error
 
 
 class PackedStrings:

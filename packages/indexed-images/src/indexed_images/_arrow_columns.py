@@ -1,0 +1,100 @@
+"""Which columns of an Arrow table, as Hugging Face datasets writes it, hold images and labels."""
+
+import json
+from typing import Any, NamedTuple
+
+from ._columns import usual_image, usual_label
+from ._reading import Fields
+from ._split_columns import asked_for, listed
+
+
+class ArrowColumns(NamedTuple):
+    """The columns that matter.
+
+    Attributes:
+        image: Column of images.
+        kind: "struct" of bytes and path, "binary", or "text" of paths.
+        label: Column of labels, or None.
+        names: Names of the classes, or None.
+        remark: What was found, for the header of a run.
+    """
+
+    image: str
+    kind: str
+    label: str | None
+    names: list[str] | None
+    remark: str
+
+
+def choose_arrow(schema: Any, fields: Fields, where: str) -> ArrowColumns:
+    """Find the columns by their types, and by usual names where several have the same.
+
+    Raises:
+        ValueError: If no column may hold images, or several.
+    """
+    kinds = {field.name: kind for field in schema if (kind := _kind(field.type)) is not None}
+    features = _features(schema)
+    image = asked_for(fields.image, schema.names, where, "--image-field") or _image(schema, kinds, where)
+    if image not in kinds:
+        raise ValueError(
+            f"{where}: column {image!r} holds {schema.field(image).type!s:.80}: expected bytes of an image file, a "
+            "struct of bytes and path, or a path"
+        )
+    rest = [name for name in schema.names if name != image]
+    label = asked_for(fields.label, rest, where, "--label-field") or usual_label(rest, where)
+    if label is None:
+        classes = [name for name in rest if _class_names(features.get(name)) is not None]
+        if len(classes) > 1:
+            raise ValueError(f"{where}: columns {listed(classes)} may all hold labels: name one with --label-field")
+        label = classes[0] if classes else None
+    said = f"labels in column {label!r}" if label else "no column of labels"
+    names = _class_names(features.get(label)) if label else None
+    return ArrowColumns(image, kinds[image], label, names, f"images in column {image!r}, {said}")
+
+
+def _image(schema: Any, kinds: dict[str, str], where: str) -> str:
+    for kind in ("struct", "binary", "text"):
+        found = [name for name in kinds if kinds[name] == kind]
+        usual = usual_image(found)
+        if kind == "text" or (len(found) > 1 and usual):
+            found = usual
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(f"{where}: columns {listed(found)} may all hold images: name one with --image-field")
+    several = [field.name for field in schema if field.name in usual_image(schema.names)]
+    hint = f" ({several[0]!r} holds {schema.field(several[0]).type!s:.80})" if several else ""
+    raise ValueError(f"{where}: no column of images among {listed(schema.names)}{hint}: name it with --image-field")
+
+
+def _kind(arrow_type: Any) -> str | None:
+    import pyarrow.types as types
+
+    if types.is_struct(arrow_type):
+        inner = {field.name: field.type for field in arrow_type}
+        return "struct" if "bytes" in inner and _kind(inner["bytes"]) == "binary" else None
+    if types.is_binary(arrow_type) or types.is_large_binary(arrow_type) or types.is_binary_view(arrow_type):
+        return "binary"
+    if types.is_string(arrow_type) or types.is_large_string(arrow_type) or types.is_string_view(arrow_type):
+        return "text"
+    return None
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """Return what Hugging Face datasets wrote of the columns; nothing where it is missing or damaged."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Return the names of a ClassLabel, or of a list of them."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return _class_names(feature[0])
+    if not isinstance(feature, dict):
+        return None
+    if feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
+        return [str(name) for name in feature["names"]]
+    return _class_names(feature.get("feature"))
