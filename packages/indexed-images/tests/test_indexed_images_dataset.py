@@ -194,7 +194,7 @@ def test_unknown_specs(tmp_path):
     with pytest.raises(ValueError, match=r"known: .*inat18$"):
         open_images("")
     with pytest.raises(ValueError, match="unknown source"):
-        open_images("hf:x")
+        open_images("zip:x")
 
 
 def test_paths_are_opened_by_their_kind(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Which columns of an Arrow table, as Hugging Face datasets writes it, hold images and labels."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._columns import usual_image, usual_label
@@ -24,6 +25,24 @@ class ArrowColumns(NamedTuple):
     label: str | None
     names: list[str] | None
     remark: str
+
+
+def same_columns(schemas: Sequence[tuple[Any, str]], fields: Fields) -> ArrowColumns:
+    """Return the columns of several tables, each given with its name for messages.
+
+    Those of a held-out split may lack labels.
+
+    Raises:
+        ValueError: If they differ otherwise, or as `choose_arrow`.
+    """
+    found = [choose_arrow(schema, fields, where) for schema, where in schemas]
+    first = next((k for k, own in enumerate(found) if own.label), 0)
+    for (_, where), own in zip(schemas, found, strict=True):
+        if (own.image, own.kind) != found[first][:2] or own.label not in (found[first].label, None):
+            raise ValueError(f"{where}: {own.remark}, but in {schemas[first][1]}: {found[first].remark}")
+        if own.label and own.names != found[first].names:
+            raise ValueError(f"{where}: the class names differ from those of {schemas[first][1]}")
+    return found[first]
 
 
 def choose_arrow(schema: Any, fields: Fields, where: str) -> ArrowColumns:

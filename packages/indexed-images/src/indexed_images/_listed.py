@@ -64,7 +64,7 @@ def class_indices(labels: list[str], n_classes: int, file: Path) -> np.ndarray:
     return np.array(labels, dtype=np.int64)
 
 
-def require_images(paths: list[str], file: Path, hint: str) -> None:
+def require_images(paths: list[str], file: str | Path, hint: str) -> None:
     """Raise FileNotFoundError if more than 1 % of the images are absent, out of at most 1,000 evenly spaced ones.
 
     A missing file that this does not find is reported as a corrupt image when it is read.

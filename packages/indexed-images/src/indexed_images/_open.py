@@ -13,6 +13,7 @@ from ._classic import open_cifar10, open_cifar100, open_stl10
 from ._dataset import IndexedImages, OnCorrupt
 from ._digits import open_digits
 from ._files import open_folder
+from ._hf import open_hf
 from ._imagenet import open_imagenet
 from ._joined import open_joined, split_spec
 from ._list import open_list
@@ -34,6 +35,7 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     "csv": open_csv,
     "jsonl": open_jsonl,
     "parquet": open_parquet,
+    "hf": open_hf,
     "npz": open_npz,
     "npy": open_npy,
     "tar": open_tar,

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrow_columns import ArrowColumns, choose_arrow
+from ._arrow_columns import ArrowColumns, same_columns
 from ._files import chosen_split
 from ._label_columns import labels_by_split
 from ._labels import Labelling
 from ._layout import Layout
 from ._parquet_files import by_split, find_tables, missing_shards
-from ._reading import Fields, Notes, Reading
+from ._reading import Notes, Reading
 from ._source import EncodedSource, FileSource, Request, read_file
 from ._split_columns import Table, is_split_column, splits_of_rows
 from ._stored_bytes import StoredBytes, store
@@ -76,7 +76,7 @@ def open_parquet(request: Request) -> EncodedSource:
     files = found_files.files
     split_of_file, remark = by_split(found_files)
     tables = [_Table(file) for file in files]
-    columns = _same_columns(tables, request.fields)
+    columns = same_columns([(table.schema, str(table.file)) for table in tables], request.fields)
     rows, of_column = _rows(tables, split_of_file, columns)
     layout = Layout({split: [] for split in rows.labels if split}, [], {})
     layout.places.update({split: f"{of_column or 'files of'} {split!r}" for split in layout.splits if split != "all"})
@@ -97,18 +97,6 @@ def open_parquet(request: Request) -> EncodedSource:
     paths = _paths(absent, tables, columns, split)
     names = {k: str(files[k]) for k in used}
     return ParquetSource(names, stored, chosen, paths, labelling, request.reading, notes)
-
-
-def _same_columns(tables: list["_Table"], fields: Fields) -> ArrowColumns:
-    """Return the columns of all files. Those of a held-out split may lack labels."""
-    found = [choose_arrow(table.schema, fields, str(table.file)) for table in tables]
-    first = next((k for k, own in enumerate(found) if own.label), 0)
-    for table, own in zip(tables, found, strict=True):
-        if (own.image, own.kind) != found[first][:2] or own.label not in (found[first].label, None):
-            raise ValueError(f"{table.file}: {own.remark}, but in {tables[first].file}: {found[first].remark}")
-        if own.label and own.names != found[first].names:
-            raise ValueError(f"{table.file}: the class names differ from those of {tables[first].file}")
-    return found[first]
 
 
 def _rows(tables: list["_Table"], split_of_file: list[str], columns: ArrowColumns) -> tuple[_Rows, str | None]:
