@@ -44,6 +44,11 @@ _NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_SET": list,  # a set would hash what the file holds
 }
+_PARAMETERS = (
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_parameter_with_state",
+    "torch.nn.parameter.Parameter",  # before torch 0.4
+)
 _DICTS = ("collections.OrderedDict", "collections.Counter", "builtins.dict")
 _KEYS = (str, int, float, bytes, type(None))  # bool is an int
 
@@ -173,12 +178,13 @@ class _Machine:
             arguments[0], Global
         ):  # Enum members are attributes of classes
             raise CodeError(name)
-        if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+        if name in _PARAMETERS:
             return arguments[0]
         if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
             storage, offset, size, stride = arguments[:4]
             if isinstance(storage, Tensor):
-                return storage.as_strided(size, stride, offset)  # torch checks that this stays inside the storage
+                # Torch checks that this stays inside the storage.
+                return storage.as_strided(size, stride, storage.storage_offset() + offset)
         if name.startswith("torch._utils._rebuild_"):  # sparse, quantized and other tensors that no backbone has
             return torch.empty(0, device="meta")
         if name in ("copyreg._reconstructor", "copyreg.__newobj__") and isinstance(arguments[0], Global):
@@ -199,8 +205,11 @@ class _Machine:
         if identity[0] in ("module", b"module"):  # the class of a pickled model, with its source, before torch 1.6
             return identity[1]
         kind, dtype, key, _, numel, *view = identity
-        if kind not in ("storage", b"storage") or any(view):
+        if kind not in ("storage", b"storage"):
             raise ValueError("a storage of an unknown kind")
         known = _DTYPES.get(dtype.name.rpartition(".")[2]) if isinstance(dtype, Global) else None
         found = None if known is None else self.storage(known, str(key), int(numel))
+        if found is not None and any(view):  # a part of a storage, before torch 0.4
+            _, start, length = view[0]
+            return found[start : start + length]
         return StandIn("a storage", dtype) if found is None else found
