@@ -151,7 +151,10 @@ def test_webdataset_names_with_dots(capsys: pytest.CaptureFixture[str], weights:
     assert "8 images, 2 classes (0, 1), 4 for the score" in said
 
 
-def test_pretrain_says_what_it_understood(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_pretrain_says_what_it_understood(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexed_images._account.EXTENSIONS", (".png",))  # as if pillow-heif were not installed
     tree(tmp_path / "x", "Train", "valid")
     (tmp_path / "x" / "Train" / "@eaDir").mkdir()
     write(tmp_path / "x" / "Train" / "@eaDir", "cat", 1)

@@ -98,9 +98,9 @@ def test_nothing_to_open_is_one_clear_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="is empty") as caught:
         open_images(f"folder:{tmp_path}")
     assert "\n" not in str(caught.value)
-    for name in ("a.txt", "b.txt", "c.heic", "README"):
+    for name in ("a.txt", "b.txt", "c.nef", "README"):
         (tmp_path / name).write_text("")
-    said = r"passed over 2 \.txt, .*1 \.heic \(install pillow-heif\).* \(known extensions: .*\.webp\)"
+    said = r"passed over 2 \.txt, .*1 \.nef \(convert camera raw files\).* \(known extensions: .*\.webp\)"
     with pytest.raises(FileNotFoundError, match=said):
         open_images(f"folder:{tmp_path}")
 

@@ -136,7 +136,8 @@ def test_pages_and_bands_of_a_tiff_are_said(tmp_path):
     file = tmp_path / "bands" / "0.tif"
     file.write_bytes(_without_extra_samples(file.read_bytes()))
     images = open_images(f"folder:{tmp_path / 'bands'}")
-    assert "TIFFs whose fourth band is taken for transparency (--alpha ignore leaves it out)" in " ".join(images.remarks)
+    said = "TIFFs whose fourth band is taken for transparency (--alpha ignore leaves it out)"
+    assert said in " ".join(images.remarks)
     assert open_images(f"folder:{tmp_path / 'bands'}", alpha="ignore")[0].image.unique().tolist() == [200]
 
 
@@ -182,3 +183,12 @@ def test_long_images_take_little_memory():
         assert resize_and_crop(torch.zeros(shape, dtype=torch.uint8), 224).shape == (3, 224, 224)
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
+
+
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra heif")
+    heif.from_pillow(Image.new("RGB", (16, 8), (200, 30, 30))).save(tmp_path / "phone.HEIC", quality=95)
+    images = open_images(f"folder:{tmp_path}")
+    assert images.remarks == ()
+    assert images[0].image.shape == (3, 8, 16)
+    assert (images[0].image.float().mean((1, 2)) - torch.tensor([200.0, 30.0, 30.0])).abs().max() < 6

@@ -109,8 +109,11 @@ def _labels(images: IndexedImages) -> Tensor:
 
 
 def _content_key(images: IndexedImages) -> str:
-    """Hash of all names and labels and of the pixels of 16 images. It changes when files are moved or replaced."""
-    digest = hashlib.sha256()
+    """Hash of all names and labels, of the pixels of 16 images, and of how files are decoded.
+
+    It changes when files are moved or replaced.
+    """
+    digest = hashlib.sha256(images.reading.encode())
     for i in range(len(images)):
         digest.update(images.name(i).encode(errors="surrogateescape") + b"\0")
     if images.labels is not None:

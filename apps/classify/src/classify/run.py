@@ -232,6 +232,7 @@ def _results(
         "test": settings.test or settings.data,
         "n_train": len(sets.train),
         "n_test": len(sets.test),
+        "understood": list(sets.header),
         "size": sets.size,
         "resize": sets.resize,
         "squash": sets.multi_label,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ._decode import CorruptImage
+from ._reading import AS_USUAL
 from ._resident import load_resident
 from ._source import ArraySource, EncodedSource, Source
 
@@ -137,6 +138,12 @@ class IndexedImages(Dataset[Sample]):
             CorruptImage: If a file is corrupt, by the policy of the dataset.
         """
         return load_resident(lambda i: self._get(i, size).image, len(self), device, size, progress)
+
+    @property
+    def reading(self) -> str:
+        """How files become pixels, as a text that changes whenever pixels may; empty if as usual, or for arrays."""
+        reading = self._source.reading if isinstance(self._source, EncodedSource) else AS_USUAL
+        return "" if reading == AS_USUAL else repr(reading)
 
     @property
     def pixel_range(self) -> tuple[float, float] | None:

@@ -53,7 +53,7 @@ class DiskFolder:
         folders, images = [], []
         quiet = Account()  # what is passed over is counted when images are listed, and once only
         for entry in _entries(self.path):
-            if os.path.isdir(entry.path):
+            if _is_folder(entry):
                 if quiet.takes_folder(entry.name) and not _leads_up(entry.path, self.path):
                     folders.append(entry.name)
             elif quiet.takes_file(entry.name):
@@ -92,7 +92,7 @@ def _walk(root: str, account: Account) -> Iterator[tuple[str, ...]]:
         seen.add(real)
         below = []
         for entry in _entries(folder):
-            if os.path.isdir(entry.path):  # not entry.is_dir(), which raises on a link that points to itself
+            if _is_folder(entry):
                 if account.takes_folder(entry.name):
                     below.append((*above, entry.name))
             elif account.takes_file(entry.name):
@@ -109,6 +109,13 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
         raise type(error)(
             f"cannot read folder {folder!r} ({why}), and its images would be missing: make it readable or move it away"
         ) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points to itself
+        return False
 
 
 def _leads_up(path: str, folder: str) -> bool:
