@@ -92,6 +92,10 @@ def test_files_of_unclear_splits(tmp_path):
         open_images(f"parquet:{tmp_path}")
     images = open_images(f"parquet:{tmp_path}/test-0.parquet")
     assert len(images) == 1
+    for name in ("some", "test-0"):
+        _write(tmp_path / "train" / f"{name}.parquet", {"image": _images(10)})
+    with pytest.raises(ValueError, match=r"some.parquet: the names of other files say"):
+        open_images(f"parquet:{tmp_path}/train")  # the name of the folder itself says nothing
     for name in ("a/train-0", "b/train-0", "b/test-0"):
         _write(tmp_path / "two" / f"{name}.parquet", {"image": _images(10)})
     with pytest.raises(ValueError, match=r"files of 'train' lie in .*/a, .*/b: open one folder, or join them"):

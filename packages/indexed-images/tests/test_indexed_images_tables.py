@@ -253,6 +253,7 @@ def test_paths_relative_absolute_and_of_windows(tmp_path):
         ("a.png,1,x\nb.png,2,y\n", "3 columns without names"),
         ("image,path\na.png,b.png\n", "'image', 'path' may all hold images: name one with --image-field"),
         ("image,label,target\na.png,1,2\nb.png,1,1\n", "'label', 'target' may all hold labels: name one with --label-"),
+        ("image,class_id,class\na.png,7,cat\nb.png,3,cat\n", "'class_id', 'class' may all hold labels"),
         ("u,v\n1,2\n", r"no column holds names of images \('u', 'v'\): name it with --image-field"),
         ("image,label\na.png,1\nb.png,\n", "1 of 2 images have a label"),
         ("image,label\na.png,0.5\n", "label '0.5' is no class"),
