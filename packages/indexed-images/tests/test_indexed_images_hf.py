@@ -102,6 +102,12 @@ def test_data_sets_that_cannot_be_opened(tmp_path, datasets):
         assert "\n" not in str(error.value)
 
 
+def test_an_old_library_that_runs_scripts_is_refused(tmp_path, datasets, monkeypatch):
+    monkeypatch.setattr(datasets, "__version__", "3.6.0")
+    with pytest.raises(ImportError, match=r"needs datasets 4 or later, got 3\.6\.0"):
+        open_images(f"hf:{tmp_path}")
+
+
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'indexed-images\[hf\]'"):

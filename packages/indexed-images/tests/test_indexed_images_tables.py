@@ -321,6 +321,8 @@ def test_jsonl_with_several_labels(folder, labels, names, expected):
         ("[" * 100_000, "line 1"),
         ('{"image": "a.png", "label": NaN}', "label nan is no class"),
         ('{"image": "a.png", "label": {}}', "label {} is no class"),
+        ('{"image": "a.png", "label": "\\ud800"}', "label .* is no text"),
+        ('{"image": "a.png", "label": ["\\ud800", "x"]}', "label .* is no text"),
         ('{"image": "a.png", "label": [1, "x"]}', "must hold numbers or texts"),
         ('{"image": "a.png", "label": [1, 1e300]}', "too many|no class"),
         ('{"image": "a.png", "label": [1, 1000000000000]}', "too many"),

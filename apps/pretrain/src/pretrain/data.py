@@ -30,6 +30,9 @@ def open_both(settings: Data) -> TrainAndTest:
     except OpenError as error:
         option = f"--val {settings.val}" if settings.val is not None and error.of_test else f"--data {settings.data}"
         raise BadInput(f"{option}: {error}") from None
+    if opened.test is not None and opened.train.labels is None:
+        why = ("without labels of the training images there is no kNN score",) if settings.val is not None else ()
+        return opened._replace(test=None, remarks=(*opened.remarks, *why))
     if opened.test is None or class_labels(opened.test) is not None:
         return opened
     if settings.val is not None:

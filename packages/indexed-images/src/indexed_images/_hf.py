@@ -14,6 +14,7 @@ from ._listed import require_images
 from ._reading import Notes, Reading
 from ._source import EncodedSource, Request, read_file
 
+_FIRST_WITHOUT_SCRIPTS = 4
 _SAVED = ("dataset_dict.json", "state.json")  # files of `save_to_disk`
 
 
@@ -51,6 +52,8 @@ def open_hf(request: Request) -> HfSource:
         import datasets
     except ImportError as error:
         raise ImportError("hf needs Hugging Face's library: pip install 'indexed-images[hf]'") from error
+    if int(datasets.__version__.split(".")[0]) < _FIRST_WITHOUT_SCRIPTS:
+        raise ImportError(f"hf needs datasets 4 or later, got {datasets.__version__}: older ones run code of data sets")
     folder = os.path.expanduser(request.arg)
     is_folder = os.path.isdir(folder)  # a comma may be part of the name
     name, _, config = (folder, "", "") if is_folder else request.arg.partition(",")

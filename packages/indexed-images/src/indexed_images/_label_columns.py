@@ -120,7 +120,8 @@ def _labels(values: list[Any], where: str, names: Sequence[str] | None) -> Label
         return labels_of_texts([_scalar(row[0], where) for row in rows], where)
     items = [item for row in rows for item in row]
     if all(isinstance(item, str) for item in items):
-        encoded = encode_names(items, items)
+        texts = [str(_scalar(item, where)) for item in items]
+        encoded = encode_names(texts, texts)
         assert encoded.labels is not None
         each = np.split(encoded.labels, np.cumsum([len(row) for row in rows])[:-1])
         return Labelling(_present(each, len(encoded.class_names or ()), where), encoded.class_names)
@@ -146,8 +147,14 @@ def _present(rows: Sequence[Sequence[int] | np.ndarray], width: int, where: str)
 
 
 def _scalar(value: Any, where: str) -> str | None:
-    if value is None or isinstance(value, str):
+    if isinstance(value, str):
+        try:
+            value.encode(errors="surrogateescape")
+        except UnicodeEncodeError:  # "\\ud800" of JSON, half a character
+            raise ValueError(f"{where}: label {value!r:.80} is no text") from None
         return value
+    if value is None:
+        return None
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):

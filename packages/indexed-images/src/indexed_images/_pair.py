@@ -34,7 +34,7 @@ class TrainAndTest(NamedTuple):
     def summary(self) -> str:
         """One line on what was understood: `1,240 images, 12 classes (cat, dog, ...), 310 for the score from val/`."""
         said = f"{len(self.train):,} images, {_classes(self.train)}"
-        if self.test is not None:
+        if self.test is not None and self.train.labels is not None:
             source = self.test.place or (self.test.spec if self.test.spec != self.train.spec else "")
             said += f", {len(self.test):,} for the score" + (f" from {source}" if source else "")
         return said
@@ -50,7 +50,8 @@ def open_train_and_test(
     """Open training images, and test images of the same classes.
 
     Labels of both sets become indices into one vocabulary, by name: training classes first, then those that only test
-    images have. Pixels of both have the same range. Labels of a single class are dropped, as any score would be 100 %.
+    images have. Pixels of both have the same range. Training labels of a single class are dropped, as any score would be
+    100 %.
 
     Args:
         data: Training images; a spec or path, see `open_images`.
@@ -130,8 +131,7 @@ def _one_vocabulary(sets: list[IndexedImages]) -> list[str]:
     remarks = []
     if train is not None and train.ndim == 1 and len(train.unique()) < 2:
         remarks.append(f"all images are of one class, {_name(sets[0], int(train[0]))}, so there are no labels")
-        for images in sets:
-            images.labels = images.class_names = None
+        sets[0].labels = sets[0].class_names = None
     elif len(labelled) == 2 and train is not None and test is not None and train.ndim == 1:
         remarks += _one_sided(sets[0], sets[1])
     return remarks
