@@ -150,7 +150,7 @@ def _scalar(value: Any, where: str) -> str | None:
     if isinstance(value, str):
         try:
             value.encode(errors="surrogateescape")
-        except UnicodeEncodeError:  # "\\ud800" of JSON, half a character
+        except UnicodeEncodeError:  # half a character, as JSON may write it
             raise ValueError(f"{where}: label {value!r:.80} is no text") from None
         return value
     if value is None:
