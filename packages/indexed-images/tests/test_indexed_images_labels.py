@@ -210,7 +210,7 @@ def test_codes_become_small_numbers(tmp_path):
 
 
 def test_a_single_class_is_never_scored(tmp_path):
-    train, test, remarks = open_train_and_test(listed(tmp_path, "cat", "cat"), listed(tmp_path, "cat", name="t.txt"))
+    train, _, remarks = open_train_and_test(listed(tmp_path, "cat", "cat"), listed(tmp_path, "cat", name="t.txt"))
     assert train.labels is None
     assert "all images are of one class, cat, so there are no labels" in remarks
 

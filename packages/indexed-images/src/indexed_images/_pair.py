@@ -50,8 +50,8 @@ def open_train_and_test(
     """Open training images, and test images of the same classes.
 
     Labels of both sets become indices into one vocabulary, by name: training classes first, then those that only test
-    images have. Pixels of both have the same range. Training labels of a single class are dropped, as any score would be
-    100 %.
+    images have. Pixels of both have the same range. Training labels of a single class are dropped, as any score would
+    be 100 %.
 
     Args:
         data: Training images; a spec or path, see `open_images`.
