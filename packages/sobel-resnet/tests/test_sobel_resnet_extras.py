@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import copy
 import datetime
 import enum
 import functools
@@ -345,6 +346,30 @@ def test_a_bytearray_of_any_size_is_not_made(tmp_path: Path) -> None:
     torch.save({"extra": Reduced(bytearray, (2 * 10**9,)), "state_dict": STATE}, tmp_path / "x.pth")
     assert_loads(tmp_path / "x.pth")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB
+
+
+def test_records_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    """Ten names for one record would be read ten times; without checksums nothing else would notice."""
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}.")
+        archive.writestr("x/data/0", bytes(100_000))
+        for info in archive.filelist:
+            info.CRC = 0
+        for i in range(1, 10):
+            copied = copy.copy(archive.filelist[1])
+            copied.filename = copied.orig_filename = f"x/data/{i}"
+            archive.filelist.append(copied)
+            archive.NameToInfo[copied.filename] = copied
+    with pytest.raises(ValueError, match="records claim more bytes than the file has"):
+        load_backbone(tmp_path / "x.pth")
+
+
+def test_a_container_inside_itself_is_one_network(tmp_path: Path) -> None:
+    content: dict[str, Any] = dict(STATE)
+    content["again"] = content
+    torch.save(content, tmp_path / "x.pth")
+    assert_loads(tmp_path / "x.pth")
+    assert load_backbone(tmp_path / "x.pth")[1].others == ()
 
 
 @pytest.mark.parametrize("name", ["get", "keys", "values", "pop"])

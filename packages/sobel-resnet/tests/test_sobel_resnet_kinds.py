@@ -69,7 +69,7 @@ KINDS: dict[str, tuple[str, bytes, str]] = {
         "an HTML page.* open the address in a browser",
     ),
     "html in capitals": ("x.pth", b"\xef\xbb\xbf<HTML lang=en>\xc3\xa9</HTML>", "an HTML page"),
-    "long html": ("x.pth", b"<html>" + "é".encode() * 9_000, "an HTML page"),
+    "long html": ("x.pth", b"<html> " + "é".encode() * 9_000, "an HTML page"),
     "xml": (
         "x.pth",
         b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
@@ -224,6 +224,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another JSON": (lambda index: index.write_text("[1]"), "no readable weight_map"),
     "nested deep": (lambda index: index.write_text("[" * 100_000), "no readable weight_map"),
     "an empty map": (lambda index: index.write_text('{"weight_map": {}}'), "no ResNet found"),
+    "an index of 1 GB": (lambda index: os.truncate(index, 10**9), "larger than 100 MiB"),
     "itself": (changed(fc="model.safetensors.index.json"), "a JSON text"),
 }
 

@@ -98,17 +98,17 @@ def search(content: dict[Any, Any]) -> Search:
     while todo and len(candidates) < _MAX_CANDIDATES:
         path, mapping, heads, around = todo.pop(0)
         n_seen += 1
-        here = {key: value for key, value in dict.items(mapping) if isinstance(key, str) and isinstance(value, Tensor)}
+        here = {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
         tensors |= {"".join(f"{part}." for part in path) + key: value for key, value in here.items()}
         candidates.extend(_in_mapping(path, here, heads, faults))
-        for key, inner in dict.items(mapping):
+        for key, inner in mapping.items():
             if not isinstance(inner, dict) or not (isinstance(key, str) or len(mapping) == 1) or "optim" in str(key):
                 continue
             endless = id(inner) in (*around, id(mapping)) or len(path) == MAX_DEPTH
             if endless or n_seen + len(todo) >= _MAX_CONTAINERS:
                 cut = True
                 continue
-            beside = dict.get(mapping, "heads") if key == "trunk" else None  # VISSL keeps heads beside the trunk
+            beside = mapping.get("heads") if key == "trunk" else None  # VISSL keeps heads beside the trunk
             names = tuple(f"heads.{name}" for name in beside) if isinstance(beside, dict) else ()
             todo.append(((*path, str(key)), inner, names, (*around, id(mapping))))
     return Search(candidates, tensors, faults, cut or bool(todo))

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from ._kinds import folder_kind, foreign_kind
 from ._shards import index_of, read_shards
-from ._stand_ins import CodeError, StandIn, hides_tensors
+from ._stand_ins import CodeError
 from ._torch_files import read_torch
 
 
@@ -57,8 +57,6 @@ def _read_file(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
         except SafetensorError as error:
             raise ValueError(_damaged(path, error)) from None
     content = _read_torch(path, zipped=head.startswith(b"PK"))
-    if isinstance(content, StandIn) and not content and (name := hides_tensors(content)):  # a pickled model
-        raise ValueError(f"{path}: {asks_to_run_code(name)}")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a state_dict or a checkpoint holding one, got a {type(content).__name__}")
     return content, {}

@@ -40,9 +40,6 @@ def lookalike(tensors: Mapping[str, Tensor]) -> str | None:
     if found := _match(_BY_NAME, tensors):
         return found
     shapes = {name: tuple(value.shape) for name, value in tensors.items() if not value.is_nested}
-    projection = next((shape for name, shape in shapes.items() if name.endswith("downsample.1.weight")), ())
-    if len(projection) == 4:
-        return "a ResNet-D (average pooling in its shortcuts)"
     inner, grouped = shapes.get("layer1.0.conv1.weight", ()), shapes.get("layer1.0.conv2.weight", ())
     stem = shapes.get("conv1.weight", ())
     if len(inner) == len(grouped) == 4:

@@ -174,9 +174,8 @@ class _Machine:
             name = function.name
             if not isinstance(arguments, tuple):  # a list could hold itself
                 raise TypeError("arguments are not a tuple")
-        if name == "builtins.getattr" and not isinstance(
-            arguments[0], Global
-        ):  # Enum members are attributes of classes
+        # Members of an Enum are attributes of a class. Those of an object, such as the methods of a path, are not data.
+        if name == "builtins.getattr" and not isinstance(arguments[0], Global):
             raise CodeError(name)
         if name in _PARAMETERS:
             return arguments[0]
