@@ -94,9 +94,9 @@ def search(content: dict[Any, Any]) -> Search:
     faults: list[str] = []
     cut = False
     n_seen = 0
-    todo: list[tuple[tuple[str, ...], dict[Any, Any], tuple[str, ...], tuple[int, ...]]] = [((), content, (), ())]
+    todo: list[tuple[tuple[str, ...], dict[Any, Any], tuple[str, ...]]] = [((), content, ())]
     while todo and len(candidates) < _MAX_CANDIDATES:
-        path, mapping, heads, around = todo.pop(0)
+        path, mapping, heads = todo.pop(0)
         n_seen += 1
         here = {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
         tensors |= {"".join(f"{part}." for part in path) + key: value for key, value in here.items()}
@@ -104,13 +104,12 @@ def search(content: dict[Any, Any]) -> Search:
         for key, inner in mapping.items():
             if not isinstance(inner, dict) or not (isinstance(key, str) or len(mapping) == 1) or "optim" in str(key):
                 continue
-            endless = id(inner) in (*around, id(mapping)) or len(path) == MAX_DEPTH
-            if endless or n_seen + len(todo) >= _MAX_CONTAINERS:
+            if len(path) == MAX_DEPTH or n_seen + len(todo) >= _MAX_CONTAINERS:
                 cut = True
                 continue
             beside = mapping.get("heads") if key == "trunk" else None  # VISSL keeps heads beside the trunk
             names = tuple(f"heads.{name}" for name in beside) if isinstance(beside, dict) else ()
-            todo.append(((*path, str(key)), inner, names, (*around, id(mapping))))
+            todo.append(((*path, str(key)), inner, names))
     return Search(candidates, tensors, faults, cut or bool(todo))
 
 
