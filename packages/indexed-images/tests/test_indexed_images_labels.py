@@ -231,9 +231,12 @@ def test_the_summary_says_what_was_understood(tmp_path):
 
 
 def test_multi_label_columns_are_matched_by_name(tmp_path):
-    for name, order in (("a", ["cat", "dog"]), ("b", ["dog", "cat"])):
-        rows = np.array([[1, 1], [order.index("cat"), order.index("dog")]]) ^ np.array([[0, 0], [0, 0]])
-        np.savez(tmp_path / f"{name}.npz", images=np.zeros((2, 4, 4), np.uint8), labels=rows, class_names=order)
+    for name, order, rows in (("a", ["cat", "dog"], [[1, 1], [0, 1]]), ("b", ["dog", "cat"], [[0, 1], [1, 1]])):
+        images = np.zeros((2, 4, 4), np.uint8)
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.array(rows), class_names=order)
+    train, test, _ = open_train_and_test(f"npz:{tmp_path}/a.npz", f"npz:{tmp_path}/b.npz")
+    assert (train.class_names, test.class_names) == (["cat", "dog"], ["cat", "dog"])
+    assert test.labels.tolist() == [[1, 0], [1, 1]]
     with pytest.raises(OpenError):  # of other columns
         open_train_and_test(listed(tmp_path, "1 1 0", "0 1 1"), listed(tmp_path, "1 1", "0 0", name="t.txt"))
 
@@ -253,6 +256,31 @@ def test_a_pattern_joins_what_it_matches(tmp_path):
     assert names(open_images(f"folder:{tmp_path}/d*")) == ["cat", "dog", "ant", "dog"]
     with pytest.raises(FileNotFoundError, match="nothing matches"):
         open_images(f"folder:{tmp_path}/e*")
+
+
+def test_a_pattern_of_splits_is_not_joined(tmp_path):
+    for k, name in enumerate(("labels_train.csv", "labels_test.csv")):
+        folder(tmp_path, f"{k}.png", f"{k}b.png")
+        (tmp_path / name).write_text(f"file,label\n{k}.png,cat\n{k}b.png,dog\n")
+    for spec in (f"csv:{tmp_path}/labels_*.csv", f"csv:{tmp_path}/*.csv"):
+        train, test, remarks = open_train_and_test(spec)
+        assert ([train.name(0)[-5:], test.name(0)[-5:]], len(train), len(test)) == (["0.png", "1.png"], 2, 2)
+        assert "the val split is labels_test.csv" not in remarks
+        assert "the test split is labels_test.csv" in remarks
+    for name in ("train", "val"):
+        folder(tmp_path / "set" / name, "cat/0.png", "dog/1.png")
+    assert len(open_images(f"folder:{tmp_path}/set/*")) == len(open_images(f"folder:{tmp_path}/set/*", "val")) == 2
+    (tmp_path / "labels_more.csv").write_text("file,label\n0.png,cat\n")
+    with pytest.raises(ValueError, match=r"matches files of splits and also '.*labels_more\.csv'"):
+        open_images(f"csv:{tmp_path}/labels_*.csv")
+
+
+def test_joined_arrays_have_one_range(tmp_path):
+    for name, high in (("a", 4095), ("b", 65535)):
+        np.savez(tmp_path / f"{name}.npz", images=np.linspace(0, high, 48).reshape(3, 4, 4).astype(np.uint16))
+    with pytest.raises(ValueError, match=r"pixels have different ranges \(0 to 4095 in npz:.*, 0 to 65535 in npz:"):
+        open_images(f"npz:{tmp_path}/a.npz+npz:{tmp_path}/b.npz")
+    assert len(open_images(f"npz:{tmp_path}/a.npz+npz:{tmp_path}/b.npz", pixel_range=(0, 65535))) == 6
 
 
 def test_joined_sources_with_and_without_labels(tmp_path):

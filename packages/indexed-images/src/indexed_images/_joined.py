@@ -5,16 +5,25 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from ._decode import decode
+from ._layout import split_of_name
 from ._reading import Notes
-from ._source import EncodedSource, NoSuchSplit, Request, Source
+from ._source import ArraySource, EncodedSource, NoSuchSplit, Request, Source
 from ._vocabulary import Labelled, unite
 
 _PATTERNS = ("folder", "list", "csv", "jsonl", "npz", "npy")  # `tar:` and `parquet:` have patterns of their own
+
+
+class Part(NamedTuple):
+    """A source among several: its spec, and the split of it that is wanted."""
+
+    spec: str
+    split: str
 
 
 class JoinedSource(EncodedSource):
@@ -25,6 +34,7 @@ class JoinedSource(EncodedSource):
         notes = [f"{spec}: {said}" for part, spec in zip(parts, specs, strict=True) for said in part.notes.remarks]
         places = list(dict.fromkeys(filter(None, (part.notes.place for part in parts))))
         super().__init__(labels, class_names, request.reading, Notes(tuple(notes), ", ".join(places)).plus(remark))
+        _refuse_other_ranges(parts, specs)
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
@@ -49,26 +59,32 @@ class JoinedSource(EncodedSource):
         return part.name(i)
 
 
-def split_spec(spec: str, sources: Iterable[str]) -> list[str]:
-    """Return the specs that a spec joins with `+`, each with patterns such as `folder:photos/*` expanded.
+def split_spec(spec: str, sources: Iterable[str], split: str) -> tuple[list[Part], list[str]]:
+    """Return the parts that a spec joins with `+`, with patterns such as `folder:photos/*` expanded, and remarks.
+
+    Of a pattern that matches files or folders of several splits, such as `csv:labels_*.csv`, those of `split` are
+    returned, of which all images belong to it.
 
     Raises:
         FileNotFoundError: If a pattern matches nothing.
+        NoSuchSplit: If a pattern matches other splits only.
+        ValueError: If a pattern matches splits and something else.
     """
     joined = re.split(rf"\+(?=(?:{'|'.join(sources)})(?::|\+|$))", spec)
-    return [one for part in joined for one in _expanded(part)]
+    remarks: list[str] = []
+    return [one for part in joined for one in _expanded(part, split, remarks)], remarks
 
 
-def open_joined(specs: list[str], opener: Callable[[str], Callable[[Request], Source]], request: Request) -> Source:
+def open_joined(wanted: list[Part], opener: Callable[[str], Callable[[Request], Source]], request: Request) -> Source:
     """Open each spec and join them. Specs that lack a held-out split are left out of it.
 
     Raises:
         NoSuchSplit: If none has the split.
     """
     parts, opened, missing = [], [], []
-    for spec in specs:
+    for spec, split in wanted:
         try:
-            part = opener(spec)(replace(request, arg=spec.partition(":")[2]))
+            part = opener(spec)(replace(request, arg=spec.partition(":")[2], split=split))
         except NoSuchSplit as error:
             missing.append(error)
             continue
@@ -86,17 +102,32 @@ def _named(error: Exception, spec: str) -> Exception:
     return kind(f"{spec}: {error}")
 
 
-def _expanded(spec: str) -> list[str]:
+def _expanded(spec: str, split: str, remarks: list[str]) -> list[Part]:
     name, _, arg = spec.partition(":")
     path = os.path.expanduser(arg)
     if name not in _PATTERNS or not re.search(r"[*?\[]", arg) or os.path.exists(path):
-        return [spec]
+        return [Part(spec, split)]
     found = sorted(glob.glob(path))
     if name == "folder":
         found = list(filter(os.path.isdir, found))
     if not found:
         raise FileNotFoundError(f"nothing matches {arg!r}: write {name}:PATTERN with * for existing paths")
-    return [f"{name}:{one}" for one in found]
+    chosen = _of_split(found, arg, split, remarks)
+    return [Part(f"{name}:{one}", split if chosen == found else "train") for one in chosen]
+
+
+def _of_split(found: list[str], pattern: str, split: str, remarks: list[str]) -> list[str]:
+    """Return the files of a split if their names are splits, else all of them."""
+    of_split: dict[str | None, list[str]] = {}
+    for one in found:
+        of_split.setdefault(split_of_name(os.path.splitext(os.path.basename(one))[0]), []).append(one)
+    if "train" not in of_split or len(of_split.keys() - {None, ""}) < 2:
+        return found
+    if other := of_split.get(None) or of_split.get(""):
+        raise ValueError(f"{pattern!r} matches files of splits and also {other[0]!r}: name the files, joined by +")
+    there = [split] if split in of_split else [s for s in ("val", "test") if split != "train" and s in of_split]
+    remarks += [f"the {s} split is {', '.join(map(os.path.basename, of_split[s]))}" for s in there[:1]]
+    return of_split[there[0]]
 
 
 def _joined_labels(parts: list[Source], specs: list[str]) -> tuple[np.ndarray | None, list[str] | None, str | None]:
@@ -112,3 +143,12 @@ def _joined_labels(parts: list[Source], specs: list[str]) -> tuple[np.ndarray | 
         return None, None, f"{without} has no labels, so the joined images have none"
     labels, class_names = unite(labelled)
     return np.concatenate(labels), class_names, None
+
+
+def _refuse_other_ranges(parts: list[Source], specs: list[str]) -> None:
+    """Raise ValueError if arrays of more than 8 bits would be scaled by different ranges."""
+    ranges = {part.pixel_range: spec for part, spec in zip(parts, specs, strict=True) if isinstance(part, ArraySource)}
+    deep = {found: spec for found, spec in ranges.items() if found is not None and found[1] > 255}
+    if len(deep) > 1:
+        said = ", ".join(f"{low:g} to {high:g} in {spec}" for (low, high), spec in deep.items())
+        raise ValueError(f"pixels have different ranges ({said}): name one as pixel_range (--pixel-range LOW,HIGH)")

@@ -23,6 +23,7 @@ _WORDS = {
 }
 _SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words}
 _FILLERS = {"set", "split", "images", "image", "imgs", "img", "data", "dataset", "folder", "seg", "jpg", "png"}
+_FILLERS |= {"labels", "label", "annotations", "metadata", "list"}
 _HELD_OUT = ("val", "test")
 
 

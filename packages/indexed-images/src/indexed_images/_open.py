@@ -115,7 +115,8 @@ def open_images(
         raise ValueError(f"alpha must be 'white', 'black' or 'ignore', got {alpha!r}")
     if max_pixels is not None and max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
-    specs = split_spec(spec, SOURCES)
+    parts, remarks = split_spec(spec, SOURCES, split)
+    specs = [part.spec for part in parts]
     for one in specs:
         if one.partition(":")[0] not in SOURCES:
             raise ValueError(_unknown(one, one.partition(":")[0]))
@@ -123,18 +124,20 @@ def open_images(
         upright = not {one.partition(":")[0] for one in specs} <= {*_AS_STORED}
     reading = Reading(upright, alpha, _checked_range(pixel_range), max_pixels)
     request = Request("", split, seed, download, reading, Fields(image_field, label_field))
-    if len(specs) == 1:
+    if len(parts) == 1:
         name, _, arg = specs[0].partition(":")
-        source = SOURCES[name](replace(request, arg=arg))
+        source = SOURCES[name](replace(request, arg=arg, split=parts[0].split))
     else:
-        source = open_joined(specs, lambda one: SOURCES[one.partition(":")[0]], request)
+        source = open_joined(parts, lambda one: SOURCES[one.partition(":")[0]], request)
     if isinstance(source, EncodedSource):
         try:
-            source.reading, remarks = complete(source.reading, look(source, source.reading))
+            source.reading, seen = complete(source.reading, look(source, source.reading))
         except ValueError as error:
             raise ValueError(f"{spec}: {error}") from None
-        source.notes = source.notes.plus(*remarks)
-    return IndexedImages(source, spec, on_corrupt)
+        remarks += seen
+    images = IndexedImages(source, spec, on_corrupt)
+    images.remarks += tuple(remarks)
+    return images
 
 
 def _checked_range(given: tuple[float, float] | Literal["auto"]) -> tuple[float, float] | None:
