@@ -177,7 +177,7 @@ def test_splits_share_one_range(tmp_path):
         (np.full((2, 5, 7), -1.0), r"pixels between -1 and -1 have no known range.* \(--pixel-range LOW,HIGH\)"),
         (np.full((2, 5, 7), np.nan), "NaN or infinite"),
         (np.full((2, 5, 7), 70_000), "no known range"),
-        (np.full((2, 5, 7), 1.02), "pixels from 1.02 to 1.02 are near black in a range of 0 to 255"),
+        (np.full((2, 5, 7), 1.5), "pixels from 1.5 to 1.5 are near black in a range of 0 to 255"),
         (np.full((2, 5, 7), 1), "near black in a range of 0 to 255"),
         (np.zeros((2, 5, 7), complex), "must be numbers, got complex128"),
         (np.zeros((2, 5, 7), "M8[s]"), "must be numbers"),

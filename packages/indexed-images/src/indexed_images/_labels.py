@@ -35,9 +35,9 @@ def encode_names(names: list[str], vocabulary: Iterable[str]) -> Labelling:
 def labels_of_texts(texts: Sequence[str | None], where: str, vocabulary: Iterable[str | None] = ()) -> Labelling:
     """Return the labels that a text per image spells.
 
-    Whole numbers are class indices, also if written as 2.0; -1 means no label, and so does nan, which tables write for a
-    missing value. Several numbers, separated by spaces or commas, are a row of a multi-label set. Everything else is a
-    class name, which may contain spaces.
+    Whole numbers are class indices, also if written as 2.0. -1 means no label, and so does nan, which tables write for
+    a missing value. Several numbers, separated by spaces or commas, are a row of a multi-label set. Everything else is
+    a class name, which may contain spaces.
 
     Args:
         texts: One an image; None or '' if it has none.
