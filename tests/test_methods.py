@@ -5,13 +5,14 @@ That a step is the paper's is tested against naive implementations in `test_meth
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
 import torch
 from pretrain.assemble import assemble_method, assemble_optimizer
 from pretrain.method import Method
-from pretrain.methods.swav import default_queue
+from pretrain.methods.swav import default_queue, spread_of
 from pretrain.settings import METHODS
 from pretrain.step import prepare
 from steady_runs import BadInput
@@ -260,6 +261,31 @@ def test_swav_prototypes_wait_and_then_learn() -> None:
         prepare(optimizer, step, 0.1)
         optimizer.step()
         assert all(torch.allclose(a, b, atol=1e-6) != moves for a, b in zip(before, prototypes, strict=True))
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.3, 10.0])
+def test_swav_epsilon_is_bounded_by_the_spread(ratio: float) -> None:
+    """Codes are those of the smaller epsilon, with the spread computed by loops in float64."""
+    method, _ = started("swav", queue=0)
+    bounded, _ = started("swav", queue=0, epsilon_of_spread=ratio)
+    scores = torch.randn(7, 5, generator=torch.Generator().manual_seed(1)) * 0.1 + torch.arange(5) / 10
+    s = scores.double().tolist()
+    rows = [sum(row) / 5 for row in s]
+    columns = [sum(s[i][j] for i in range(7)) / 7 for j in range(5)]
+    mean = sum(rows) / 7
+    squares = [(s[i][j] - rows[i] - columns[j] + mean) ** 2 for i in range(7) for j in range(5)]
+    spread = math.sqrt(sum(squares) / 35)
+    assert spread_of(scores).item() == pytest.approx(spread, rel=1e-6)
+    epsilon = max(1e-3, min(0.05, ratio * spread))
+    assert (epsilon < 0.05) == (ratio < 1)
+    method.settings = method.settings.model_copy(update={"epsilon": epsilon})  # type: ignore[attr-defined]
+    torch.testing.assert_close(bounded.codes_of(0, scores), method.codes_of(0, scores))  # type: ignore[operator]
+
+
+def test_swav_scores_without_any_spread_have_uniform_codes() -> None:
+    method, _ = started("swav", queue=0, epsilon_of_spread=0.3)
+    codes = method.codes_of(0, torch.ones(4, 5))  # type: ignore[operator]
+    torch.testing.assert_close(codes, torch.full((4, 5), 0.2))
 
 
 def test_swav_queue_enters_when_full_and_not_before() -> None:

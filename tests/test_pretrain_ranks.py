@@ -29,7 +29,7 @@ EQUAL_RUN = {  # batches that no number of ranks divides; dropout is drawn by ra
         # a small step: the networks of these tests double a difference of 1e-7 with every large one (docs/log.md)
         *("--lr", "1e-7"),
         *(["--neck-dropout", "0"] if method == "odc" else []),
-        *(["--queue", "62"] if method == "swav" else []),
+        *(["--queue", "62", "--epsilon-of-spread", "0.3"] if method == "swav" else []),
     ]
     for method, options in SMALL_RUNS.items()
 }

@@ -41,7 +41,10 @@ METHODS: dict[str, list[str]] = {
     # few clusters, none of which becomes small: to split one is no part of a step in steady state
     "odc": [*ONE_CROP, "--neck-hidden", "32", "--neck-dim", "16", "--k", "4", "--min-cluster", "1"],
     "deepcluster_v2": [*CROPS],
-    "swav": [*CROPS, "--queue", "48", "--queue-from-epoch", "0", "--optimizer", "larc", "--micro-batch", "12"],
+    "swav": [
+        *(*CROPS, "--queue", "48", "--queue-from-epoch", "0", "--epsilon-of-spread", "0.3"),
+        *("--optimizer", "larc", "--micro-batch", "12"),
+    ],
 }
 # times that the host may wait for the device in a step: odc's next operations depend on which clusters became small
 WAITS = {"deepcluster": 0, "odc": 1, "deepcluster_v2": 0, "swav": 0}

@@ -3,6 +3,7 @@
     every step   prototypes c <- unit rows
                  z_v = unit(projector(backbone(crop v))),  scores_v = z_v . c,  for all crops v
                  codes q_s = Sinkhorn-Knopp(scores_s) over batch and queue, for the crops s that give codes
+                     (with epsilon_of_spread = r, epsilon is at most r times the spread of scores_s)
                  loss = mean over s, v != s:  cross-entropy(q_s, softmax(scores_v / temperature))
                  queue <- z_s
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from sinkhorn import EmbeddingQueue, Prototypes, check_equipartition, sinkhorn_knopp, swapped_prediction_loss
 from sobel_resnet import Projector, ResNet
 from steady_runs import BadInput
@@ -28,6 +30,8 @@ from pretrain.method import Method, n_clusters, sizes_of
 from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
 from pretrain.settings import SwavSettings
+
+MIN_EPSILON = 1e-3  # of `epsilon_of_spread`; codes are as good as hard there
 
 
 class Swav(Method):
@@ -84,10 +88,15 @@ class Swav(Method):
     @torch.no_grad()
     def codes_of(self, crop: int, scores: Tensor) -> Tensor:
         """Codes (B, K), balanced over the batches of all ranks and the queue of this crop, once that is full."""
+        s = self.settings
         queued = None
         if self.queue is not None and self.queue.is_full:
             queued = self.prototypes(self.queue.local()[crop])
-        s = self.settings
+        if s.epsilon_of_spread is not None:
+            self.spread = spread_of(scores, self.group)
+            # Larger scores make the same codes as a smaller epsilon, which would have to come back from the GPU.
+            factor = (s.epsilon / (s.epsilon_of_spread * self.spread)).clamp(1, s.epsilon / MIN_EPSILON)
+            scores, queued = scores * factor, queued if queued is None else queued * factor
         return sinkhorn_knopp(scores, epsilon=s.epsilon, n_iters=s.sinkhorn_iters, extra=queued, group=self.group)
 
     def after_step(self, run: Run, indices: Tensor) -> None:
@@ -106,6 +115,8 @@ class Swav(Method):
             "code_entropy": torch.special.entr(codes).sum(1).mean(),  # nats; ln K if codes say nothing
             "effective_clusters": torch.special.entr(winners / winners.sum()).sum().exp(),
         }
+        if self.settings.epsilon_of_spread is not None:
+            figures["score_spread"] = self.spread
         return figures | ({"queue": self.queue.n_valid} if self.queue is not None else {})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -114,6 +125,21 @@ class Swav(Method):
             {"params": others},
             {"params": list(self.prototypes.parameters()), "frozen_steps": self.frozen_steps},
         ]
+
+
+@torch.no_grad()
+def spread_of(scores: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """Standard deviation of the scores (B, K) of all ranks about the mean of their row and of their column, ().
+
+    Only this part of the scores tells images apart: Sinkhorn-Knopp divides by sums of rows and columns.
+    """
+    rows = scores - scores.mean(1, keepdim=True)
+    sums = torch.cat([rows.sum(0), rows.square().sum()[None], rows.new_full((1,), len(rows))]).double()
+    if group is not None:
+        dist.all_reduce(sums, group=group)
+    column_sums, squares, n = sums[:-2], sums[-2], sums[-1]
+    variance = (squares - column_sums.square().sum() / n) / (n * scores.shape[1])
+    return variance.clamp(min=0).sqrt().float()
 
 
 def whole_batches(queue: int, batch: int) -> int:

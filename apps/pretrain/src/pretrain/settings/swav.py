@@ -17,6 +17,9 @@ class SwavSettings(ProjectedSettings):
     method: Literal["swav"] = "swav"
     epsilon: float = Field(0.05, ge=1e-3, le=1)
     """Entropy weight of Sinkhorn-Knopp, in units of the scores; smaller makes harder codes."""
+    epsilon_of_spread: float | None = Field(None, gt=0, le=10)
+    """Most that epsilon may be, in units of the spread of the scores of a batch. It keeps codes hard while embeddings
+    of a small set differ little; --epsilon alone counts if not given."""
     sinkhorn_iters: PositiveInt = 3
     """Iterations of Sinkhorn-Knopp."""
     freeze_prototypes_steps: int | None = Field(None, ge=0)
