@@ -115,6 +115,17 @@ def test_a_column_of_splits_in_a_table(tmp_path):
     assert open_images(spec, "val").labels.tolist() == [1]
 
 
+def test_columns_of_flags_and_folds_in_a_table(tmp_path):
+    columns = {"image": _images(10, 20, 30), "label": ["x", "y", "x"], "train": [True, False, True]}
+    spec = _write(tmp_path / "x.parquet", columns)
+    assert _seen(open_images(spec)) == [10, 30]
+    assert _seen(open_images(spec, "test")) == [20]
+    spec = _write(tmp_path / "y.parquet", {"image": _images(10, 20), "label": [0, 1], "fold": [0, 1]})
+    images = open_images(spec)
+    assert _seen(images) == [10, 20]
+    assert "column 'fold' ('0', '1') was not understood as train, val and test: all rows are read" in images.remarks
+
+
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.string(), pa.large_string()])
 def test_images_as_bytes_or_paths(tmp_path, kind):
     for value in (10, 20):

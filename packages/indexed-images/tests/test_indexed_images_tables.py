@@ -172,6 +172,72 @@ def test_columns_that_flag_a_split(folder):
     assert _seen(open_images(spec, "test")) == [(20, 2)]
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "split"),
+    [
+        ("is_test", ",1,", "test"),
+        ("is_valid", "f,t,f", "val"),
+        ("isTrain", "yes,no,yes", "test"),
+        ("train", "1,0,1", "test"),
+        ("train", "TRUE,FALSE,TRUE", "test"),
+        ("val", "0,1,0", "val"),
+        ("test", "n,y,n", "test"),
+        ("is_val,is_test", "0,0;1,0;0,0", "val"),
+        ("train,test", "1,0;0,1;1,0", "test"),
+        ("is_train,is_val", "1,0;0,0;1,0", "test"),
+        ("cv_split", "train,val,train", "val"),
+    ],
+)
+def test_columns_that_say_a_split_by_true_and_false(folder, column, values, split):
+    rows = values.split(";") if ";" in values else values.split(",")
+    lines = (f"{name},{label},{row}\n" for name, label, row in zip(ABC, (1, 2, 1), rows, strict=True))
+    spec = _csv(folder, f"image,label,{column}\n" + "".join(lines))
+    assert _seen(open_images(spec)) == [(10, 1), (30, 1)]
+    assert _seen(open_images(spec, split)) == [(20, 2)]
+
+
+def test_flags_that_contradict_or_leave_rows_out(folder):
+    spec = _csv(folder, "image,label,is_val,is_test\na.png,1,0,0\nb.png,2,1,1\n")
+    with pytest.raises(ValueError, match="row 2 is of several splits by columns 'is_val', 'is_test': choose one"):
+        open_images(spec)
+    spec = _csv(folder, "image,label,train,val,test\na.png,1,1,0,0\nb.png,2,0,1,0\nc.png,3,0,0,0\n")
+    assert _seen(open_images(spec)) == [(10, 1)]
+    assert "passed over 1 unlabelled rows (column 'train, val, test')" in open_images(spec).remarks
+
+
+@pytest.mark.parametrize("column", ["partition", "split"])
+def test_splits_by_number_as_of_celeba(folder, column):
+    spec = _csv(folder, f"image,label,{column}\na.png,1,0\nb.png,2,2\nc.png,3,1\n")
+    seen = [_seen(open_images(spec, split)) for split in ("train", "val", "test")]
+    assert seen == [[(10, 1)], [(30, 3)], [(20, 2)]]
+    assert f"column {column!r}: 0 is taken for train, 1 for val, 2 for test" in open_images(spec).remarks
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [("split", "0,1,0"), ("fold", "0,1,2"), ("kfold", "3,4,5"), ("is_test", "1,2,3"), ("set", "u,v,u")],
+)
+def test_splits_that_are_not_understood_are_told(folder, column, said):
+    lines = (f"{name},1,{value}\n" for name, value in zip(ABC, said.split(","), strict=True))
+    images = open_images(_csv(folder, f"image,label,{column}\n" + "".join(lines)))
+    assert len(images) == 3
+    held = ", ".join(map(repr, sorted({*said.split(",")})))
+    assert f"column {column!r} ({held}) was not understood as train, val and test: all rows are read" in images.remarks
+
+
+def test_a_class_of_trains_is_no_split(folder):
+    text = "image,bus,train,car\na.png,1,1,0\nb.png,0,1,1\nc.png,0,0,0\n"
+    images = open_images(_csv(folder, text))
+    assert images.class_names == ["bus", "train", "car"]
+    assert images.labels.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    assert "'train' is taken for a class: rename it is_train if it says the split" in images.remarks[0]
+    images = open_images(_csv(folder, text.replace("train", "is_train")))
+    assert images.class_names == ["bus", "car"]
+    assert _seen(open_images(_csv(folder, "image,ill,train\na.png,1,1\nb.png,0,0\nc.png,1,1\n"), "val")) == [(20, 0)]
+    images = open_images(_csv(folder, "image,train\na.png,ICE\nb.png,TGV\nc.png,ICE\n"))
+    assert _seen(images) == [(10, "ICE"), (20, "TGV"), (30, "ICE")]
+
+
 def test_splits_that_are_none_or_odd(folder):
     spec = _csv(folder, "image,label,split\na.png,1,train\nb.png,2,query\n")
     with pytest.raises(ValueError, match="column 'split' says the split, but 'query' is none"):

@@ -71,6 +71,17 @@ def choose_arrow(schema: Any, fields: Fields, where: str) -> ArrowColumns:
     return ArrowColumns(image, kinds[image], label, names, f"images in column {image!r}, {said}")
 
 
+def is_plain(schema: Any, name: str) -> bool:
+    """Tell whether there is a column of texts, numbers or truth values."""
+    import pyarrow.types as types
+
+    if name not in schema.names:
+        return False
+    found = schema.field(name).type
+    found = found.value_type if types.is_dictionary(found) else found
+    return types.is_integer(found) or types.is_floating(found) or types.is_boolean(found) or _kind(found) == "text"
+
+
 def _image(schema: Any, kinds: dict[str, str], where: str) -> str:
     for kind in ("struct", "binary", "text"):
         found = [name for name in kinds if kinds[name] == kind]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ._decode import EXTENSIONS
 from ._layout import few
 from ._reading import Fields
-from ._split_columns import Table, asked_for, is_split_column, listed, plain, text_of
+from ._split_columns import Table, asked_for, listed, may_be_a_class, plain, says_split, text_of
 
 _IMAGES = {
     *("image", "images", "img", "picture", "photo", "path", "file", "filename", "filepath", "imagepath", "imgpath"),
@@ -46,7 +46,7 @@ def choose(table: Table, fields: Fields) -> Chosen:
     """
     names = list(table.columns)
     image = asked_for(fields.image, names, table.file, "--image-field") or _image_column(table)
-    rest = [name for name in names if name != image and not is_split_column(name)]
+    rest = [name for name in names if name != image and not says_split(table, name)]
     labels = _asked_labels(fields.label, names, table.file)
     if not labels:
         labels = _label_columns(table, rest)
@@ -56,6 +56,8 @@ def choose(table: Table, fields: Fields) -> Chosen:
     else:
         hint = f"; --label-field names one of {few([repr(name) for name in rest])}" if rest else ""
         said = f"no column of labels{hint}"
+    if fields.label is None and any(may_be_a_class(table, name) for name in labels):
+        said += "; 'train' is taken for a class: rename it is_train if it says the split"
     return Chosen(image, labels, f"images in column {image!r}, {said}")
 
 
@@ -119,7 +121,7 @@ def _label_columns(table: Table, rest: list[str]) -> list[str]:
         return rest
     bits = [name for name in rest if {text_of(value) for value in table.columns[name]} <= _BITS]
     if len(bits) > 1:
-        return bits
+        return [name for name in table.columns if name in bits or may_be_a_class(table, name)]
     if len(rest) == 1 and plain(rest[0]) not in _NO_LABELS | _IDS and _repeats(table.columns[rest[0]]):
         return rest
     return []

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrow_columns import ArrowColumns, same_columns
+from ._arrow_columns import ArrowColumns, is_plain, same_columns
 from ._files import chosen_split
 from ._label_columns import labels_by_split
 from ._labels import Labelling
@@ -77,14 +77,14 @@ def open_parquet(request: Request) -> EncodedSource:
     split_of_file, remark = by_split(found_files)
     tables = [_Table(file) for file in files]
     columns = same_columns([(table.schema, str(table.file)) for table in tables], request.fields)
-    rows, of_column = _rows(tables, split_of_file, columns)
+    rows, of_column, said = _rows(tables, split_of_file, columns)
     layout = Layout({split: [] for split in rows.labels if split}, [], {})
     layout.places.update({split: f"{of_column or 'files of'} {split!r}" for split in layout.splits if split != "all"})
     hint = "name the folder that holds the files of all splits"
     split = chosen_split(layout, request, f"parquet {request.arg!r}", hint)
     chosen = rows.at[np.array(rows.split) == split]
     labelling = rows.labels[split]
-    notes = Notes((), layout.places.get(split, "")).plus(columns.remark, remark, missing_shards(files))
+    notes = Notes((), layout.places.get(split, "")).plus(columns.remark, remark, said, missing_shards(files))
     notes = notes.plus(labelling.remark)
     used = [int(k) for k in np.unique(chosen[:, 0])]
     if columns.kind == "text":
@@ -99,25 +99,28 @@ def open_parquet(request: Request) -> EncodedSource:
     return ParquetSource(names, stored, chosen, paths, labelling, request.reading, notes)
 
 
-def _rows(tables: list["_Table"], split_of_file: list[str], columns: ArrowColumns) -> tuple[_Rows, str | None]:
-    """Return the rows, and the column that says their split if the names of the files say none."""
+def _rows(
+    tables: list["_Table"], split_of_file: list[str], columns: ArrowColumns
+) -> tuple[_Rows, str | None, str | None]:
+    """Return the rows, the column that says their split if the names of the files say none, and a remark."""
     splits = [split for table, split in zip(tables, split_of_file, strict=True) for _ in range(len(table))]
-    of_column = None
+    of_column = remark = None
     if {*splits} == {"all"}:
         held = {
             name: [value for table in tables for value in table.column(name)]
             for name in tables[0].schema.names
-            if is_split_column(name) and all(name in table.schema.names for table in tables)
+            if is_split_column(name) and all(is_plain(table.schema, name) for table in tables)
         }
         found = splits_of_rows(Table(str(tables[0].file), held), (columns.image, columns.label or ""))
-        if found is not None and len(set(found[1])) > 1:
-            of_column, splits = found
+        remark = found.remark
+        if len(set(found.splits)) > 1:
+            of_column, splits = found.column, found.splits
     where = str(tables[0].file) + (f" and {len(tables) - 1:,} more" if len(tables) > 1 else "")
     if not splits:
         raise ValueError(f"{where}: no rows")
     labels = [value for table in tables for value in table.labels(columns)]
     at = np.array([(k, row) for k, table in enumerate(tables) for row in range(len(table))], dtype=np.int64)
-    return _Rows(splits, labels_by_split(labels, splits, where, columns.names), at), of_column
+    return _Rows(splits, labels_by_split(labels, splits, where, columns.names), at), of_column, remark
 
 
 def _paths(

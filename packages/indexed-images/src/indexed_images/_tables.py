@@ -32,28 +32,28 @@ def _open(request: Request, name: str, read: Callable[[Path], Table]) -> FileSou
     table = read(file)
     chosen = choose(table, request.fields)
     images = table.columns[chosen.image]
-    column, splits, remark = _splits(table, chosen)
+    column, splits, remarks = _splits(table, chosen)
     layout = Layout({split: [] for split in splits if split}, [], {s: f"{column} {s!r}" for s in splits if column})
     hint = "write the validation images into a file of their own, or add a column `split`"
     split = chosen_split(layout, request, f"{name} {str(file)!r}", hint)
     found = find_files([images[i] for i, own in enumerate(splits) if own == split], file, split)
     labelling = _labels(table, chosen, splits)[split]
-    notes = Notes((), layout.places.get(split, "")).plus(chosen.remark, remark, labelling.remark, found.remark)
+    notes = Notes((), layout.places.get(split, "")).plus(chosen.remark, *remarks, labelling.remark, found.remark)
     notes = notes.plus(repeated(images, [table.columns[name] for name in chosen.labels], splits))
     return FileSource(found.paths, labelling.labels, labelling.class_names, request.reading, notes)
 
 
-def _splits(table: Table, chosen: Chosen) -> tuple[str, list[str], str | None]:
-    """Return the column of splits, the split of each row, and a remark. Rows that are all of one split are "all"."""
+def _splits(table: Table, chosen: Chosen) -> tuple[str, list[str], list[str | None]]:
+    """Return the column of splits, the split of each row, and remarks. Rows that are all of one split are "all"."""
     images = table.columns[chosen.image]
-    found = splits_of_rows(table, (chosen.image, *chosen.labels))
-    if found is None:
-        return "", ["all"] * len(images), None
-    column, splits = found
+    column, splits, remark = splits_of_rows(table, (chosen.image, *chosen.labels))
+    if not column:
+        return "", ["all"] * len(images), [remark]
     if len(set(splits)) == 1:
-        return "", ["all"] * len(images), f"column {column!r} says {splits[0] or 'unlabelled'!r} in all rows"
+        return "", ["all"] * len(images), [f"column {column!r} says {splits[0] or 'unlabelled'!r} in all rows"]
     of_none = splits.count("")
-    return column, splits, f"passed over {of_none:,} unlabelled rows (column {column!r})" if of_none else None
+    said = f"passed over {of_none:,} unlabelled rows (column {column!r})" if of_none else None
+    return column, splits, [remark, said]
 
 
 def _labels(table: Table, chosen: Chosen, splits: list[str]) -> dict[str, Labelling]:
