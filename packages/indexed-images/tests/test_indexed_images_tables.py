@@ -379,6 +379,46 @@ def test_jsonl_with_several_labels(folder, labels, names, expected):
 
 
 @pytest.mark.parametrize(
+    ("column", "cells", "names", "expected"),
+    [
+        ("label", ["cat|dog", "dog", "cat"], ["cat", "dog"], [[1, 1], [0, 1], [1, 0]]),
+        ("label", ["cat;dog", "dog; bird", "cat"], ["bird", "cat", "dog"], [[0, 1, 1], [1, 0, 1], [0, 1, 0]]),
+        ("tags", ["cat dog", "dog", "cat"], ["cat", "dog"], [[1, 1], [0, 1], [1, 0]]),
+        ("Labels", ["cat, dog", "dog", "cat"], ["cat", "dog"], [[1, 1], [0, 1], [1, 0]]),
+        ("label", ["['cat', 'x']", "['cat']", "[]"], ["cat", "x"], [[1, 1], [1, 0], [0, 0]]),
+        ("label", ['["it\'s", "x, y"]', "['it\\'s']", "x"], ["it's", "x", "x, y"], [[1, 0, 1], [1, 0, 0], [0, 1, 0]]),
+        ("label", ["[cat, sea lion]", "[cat]", "[sea lion]"], ["cat", "sea lion"], [[1, 1], [1, 0], [0, 1]]),
+        ("label", ["[1, 0, 0]", "[0, 0, 1]", "[1, 0, 0]"], None, [0, 2, 0]),
+        ("label", ["[1 1 0]", "[0 0 1]", "[0 0 0]"], None, [[1, 1, 0], [0, 0, 1], [0, 0, 0]]),
+        ("label", ["[0, 2]", "[1]", "[2,]"], None, [[1, 0, 1], [0, 1, 0], [0, 0, 1]]),
+    ],
+)
+def test_several_labels_in_one_cell(folder, column, cells, names, expected):
+    images = open_images(_jsonl(folder, *({"image": n, column: x} for n, x in zip(ABC, cells, strict=True))))
+    assert images.class_names == names
+    assert images.labels.tolist() == expected
+    assert any(f"labels such as {cells[0]!r} are read as " in remark for remark in images.remarks)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "told"),
+    [
+        ("label", ["animal|dog", "animal|cat", "animal|dog"], True),
+        ("label", ["cat dog", "dog", "cat"], True),
+        ("label", ["a;b", "c", "d"], True),
+        ("label", ["[cat", "[unknown]", "dog"], True),
+        ("labels", ["blue rose", "red rose", "blue daisy"], False),
+        ("labels", ["sea lion", "sea horse", "horse"], False),
+    ],
+)
+def test_names_that_may_be_several_are_one_class(folder, column, cells, told):
+    images = open_images(_jsonl(folder, *({"image": n, column: x} for n, x in zip(ABC, cells, strict=True))))
+    assert images.labels.shape == (3,)
+    assert images.class_names == sorted({*cells})
+    assert any("are read as one class" in remark for remark in images.remarks) == told
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("", "is empty"),

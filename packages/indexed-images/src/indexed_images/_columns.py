@@ -19,6 +19,7 @@ _LABELS = {
     *("classname", "classid", "classlabel", "classindex", "classidx", "labelname", "labelid", "categoryname"),
     *("categoryid", "targetname", "targetid", "breed", "diagnosis"),
 }
+_TAGS = {"tags", "attributes", "findinglabels"}  # labels if nothing else is
 _BITS = {"0", "1", "-1", "0.0", "1.0", "-1.0"}
 _NO_LABELS = {"text", "caption", "description", "url", "title", "comment", "width", "height", "size", "score", "index"}
 _SAMPLE = 1_000
@@ -112,6 +113,9 @@ def _label_columns(table: Table, rest: list[str]) -> list[str]:
         raise ValueError(f"{table.file}: columns {listed(usual)} may all hold labels: name one with --label-field")
     if usual:
         return usual
+    tags = [name for name in rest if plain(name) in _TAGS]
+    if len(tags) == 1:
+        return tags
     if not table.is_named:
         if len(rest) > 1:
             raise ValueError(

@@ -110,7 +110,7 @@ def _labels(tables: Mapping[str, Any], columns: ArrowColumns, where: str) -> dic
         else:
             only = table.select_columns([columns.label]).with_format("arrow")
             values += only[:].column(0).to_pylist() if len(only) else []
-    return labels_by_split(values, splits, where, columns.names)
+    return labels_by_split(values, splits, where, columns.names, columns.label)
 
 
 def _check_all_there(rows: Any, columns: ArrowColumns, name: str, folder: str) -> None:

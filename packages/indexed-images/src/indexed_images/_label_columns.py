@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from ._label_lists import separated
 from ._labels import Labelling, encode_names, labels_of_array, labels_of_texts
 
 _MAX_CELLS = 1 << 28  # of the matrix of a multi-label set: 2 GiB
 
 
 def labels_by_split(
-    values: Sequence[Any], splits: Sequence[str], where: str, names: Sequence[str] | None = None
+    values: Sequence[Any],
+    splits: Sequence[str],
+    where: str,
+    names: Sequence[str] | None = None,
+    column: str | None = None,
 ) -> dict[str, Labelling]:
     """Return the labels of each split's rows.
 
@@ -24,10 +29,12 @@ def labels_by_split(
         splits: Split of each row.
         where: What they were read from, for messages.
         names: Names of the classes that numbers are indices of, if the table has them.
+        column: Name of the labels' column, which may say that a text holds several labels.
 
     Raises:
         ValueError: If only some rows of a split have a label, or labels are of several kinds.
     """
+    values, said = separated(values, column or "")
     rows: dict[str, list[int]] = {}
     for i, split in enumerate(splits):
         rows.setdefault(split, []).append(i)
@@ -37,11 +44,12 @@ def labels_by_split(
     of_all = _labels([values[i] for those in labelled.values() for i in those], where, names)
     if of_all.class_names is None:
         of_all = named(of_all, names, where)
+    remark = "; ".join(filter(None, (said, of_all.remark))) or None
     found = dict.fromkeys(rows, Labelling(None))
     start = 0
     for split, those in labelled.items():
         part = None if of_all.labels is None else of_all.labels[start : start + len(those)]
-        found[split] = Labelling(part, of_all.class_names, of_all.remark)
+        found[split] = Labelling(part, of_all.class_names, remark)
         start += len(those)
     return found
 

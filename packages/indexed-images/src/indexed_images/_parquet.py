@@ -120,7 +120,7 @@ def _rows(
         raise ValueError(f"{where}: no rows")
     labels = [value for table in tables for value in table.labels(columns)]
     at = np.array([(k, row) for k, table in enumerate(tables) for row in range(len(table))], dtype=np.int64)
-    return _Rows(splits, labels_by_split(labels, splits, where, columns.names), at), of_column, remark
+    return _Rows(splits, labels_by_split(labels, splits, where, columns.names, columns.label), at), of_column, remark
 
 
 def _paths(

@@ -59,5 +59,6 @@ def _splits(table: Table, chosen: Chosen) -> tuple[str, list[str], list[str | No
 def _labels(table: Table, chosen: Chosen, splits: list[str]) -> dict[str, Labelling]:
     if len(chosen.labels) > 1:
         return columns_by_split({name: table.columns[name] for name in chosen.labels}, splits, table.file)
-    values = table.columns[chosen.labels[0]] if chosen.labels else [None] * len(splits)
-    return labels_by_split(values, splits, table.file)
+    if not chosen.labels:
+        return labels_by_split([None] * len(splits), splits, table.file)
+    return labels_by_split(table.columns[chosen.labels[0]], splits, table.file, column=chosen.labels[0])
