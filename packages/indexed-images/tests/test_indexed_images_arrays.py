@@ -158,17 +158,60 @@ def test_ranges_of_arrays(tmp_path, values, said, expected):
 
 
 def test_splits_share_one_range(tmp_path):
-    train, test = np.full((2, 5, 7), 4000, np.uint16), np.full((2, 5, 7), 200, np.uint16)  # test alone is 8-bit
+    train, test = np.full((2, 5, 7), 4000, np.uint16), np.full((2, 5, 7), 400, np.uint16)  # test alone is 9-bit
     specs = [_npz(tmp_path, x_train=train, x_test=test)]
     np.savez(tmp_path / "a.npz", images=train)
     np.savez(tmp_path / "b.npz", images=test)
     specs.append(f"npz:{tmp_path}/a.npz,{tmp_path}/b.npz")
     for spec in specs:
-        assert set(_pixels(open_images(spec, "val")).flat) == {round(200 * 255 / 4095)}
+        assert set(_pixels(open_images(spec, "val")).flat) == {round(400 * 255 / 4095)}
         assert set(_pixels(open_images(spec)).flat) == {round(4000 * 255 / 4095)}
     assert open_images(specs[0]).pixel_range == open_images(specs[0], "val").pixel_range == (0, 4095)
-    given = open_images(specs[0], "val", pixel_range=(0, 400))
+    given = open_images(specs[0], "val", pixel_range=(0, 800))
     assert set(_pixels(given).flat) == {128}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (np.float32([0, 1]), np.float32([0, 255])),
+        (np.uint16([0, 65535]), np.float32([0, 1])),
+        (np.uint16([0, 65535]), np.uint16([0, 255])),
+        (np.uint16([0, 4095]), np.float64([0, 255])),
+        (np.uint16([0, 4095]), np.uint8([0, 255])),
+        (np.array([False, True]), np.int64([0, 255])),
+    ],
+)
+def test_splits_of_other_ranges_are_refused(tmp_path, train, test):
+    train, test = (np.resize(values, (2, 5, 7)) for values in (train, test))
+    np.savez(tmp_path / "a.npz", images=train)
+    np.savez(tmp_path / "b.npz", images=test)
+    for spec in (_npz(tmp_path, x_train=train, x_test=test), f"npz:{tmp_path}/a.npz,{tmp_path}/b.npz"):
+        for split, one, two in (("train", train, test), ("val", test, train)):
+            said = (
+                rf"{one.dtype} from 0 to {one.max() * 1:g} .*{two.dtype} from 0 to {two.max() * 1:g} .*\(--pixel-range"
+            )
+            with pytest.raises(ValueError, match="different ranges: " + said) as error:
+                open_images(spec, split)
+            assert "\n" not in str(error.value)
+            assert len(open_images(spec, split, pixel_range=(0, 255))) == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "white"),
+    [
+        (np.float32([0, 1]), np.uint8([0, 255]), 255),
+        (np.uint8([0, 255]), np.int64([0, 255]), 255),
+        (np.float32([0, 255]), np.int32([0, 255]), 255),
+        (np.float32([0, 255]), np.float32([0, 100]), 100),
+        (np.float32([0, 255]), np.float32([0, 0]), 0),
+        (np.array([False, True]), np.float32([0, 1]), 255),
+    ],
+)
+def test_splits_of_one_range_in_several_types(tmp_path, train, test, white):
+    spec = _npz(tmp_path, x_train=np.resize(train, (2, 5, 7)), x_test=np.resize(test, (2, 5, 7)))
+    assert {*_pixels(open_images(spec)).flat} == {0, 255}
+    assert {*_pixels(open_images(spec, "val")).flat} == {0, white}
 
 
 @pytest.mark.parametrize(

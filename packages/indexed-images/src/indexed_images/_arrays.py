@@ -14,7 +14,7 @@ from ._label_columns import labels_of_arrays, named
 from ._labels import Labelling
 from ._layout import Layout
 from ._npz import Npz
-from ._pixels import Range, channels_last, dark, find_range, scaled, shape_of
+from ._pixels import Extent, Range, channels_last, dark, extent, find_range, scaled, shape_of
 from ._range import to_8_bit
 from ._reading import Notes
 from ._source import ArraySource, Request, only_train
@@ -99,23 +99,26 @@ def _images(
     place = places[split]
     array = place.npz.read(place.part.images)
     shape = shape_of(array.shape, array.dtype, place.where)
-    if array.dtype == np.uint8:
-        return channels_last(array, shape.axis), None, [shape.remark, dark(array)]
     pixel_range, said = given, None
-    if pixel_range is None or array.dtype.kind == "b":
-        pixel_range, said = find_range(_of_range(array, split, places), place.where)
+    if given is None or array.dtype.kind == "b":
+        pixel_range, said = find_range([extent(array, place.where), *_others(split, places, given)])
+    if array.dtype == np.uint8 or pixel_range is None:
+        return channels_last(array, shape.axis), None, [shape.remark, dark(array)]
     return channels_last(scaled(array, *pixel_range), shape.axis), pixel_range, [shape.remark, said]
 
 
-def _of_range(array: np.ndarray, split: str, places: dict[str, _Place]) -> Iterator[np.ndarray]:
-    """Yield the images of all splits that are not uint8, one array at a time."""
-    yield array
-    for name, (npz, part) in places.items():
-        head = npz.heads[part.images]
-        if name != split and head is not None and head.dtype != np.uint8 and head.dtype.kind == array.dtype.kind:
-            other = npz.read(part.images)
-            shape_of(other.shape, other.dtype, f"{npz.file}, array {part.images!r}")
-            yield other
+def _others(split: str, places: dict[str, _Place], given: Range | None) -> Iterator[Extent]:
+    """Yield the extents of the images of other splits, if their range is not given."""
+    for name, place in places.items():
+        head = place.npz.heads[place.part.images]
+        if name == split or head is None or given is not None:
+            continue
+        if head.dtype == np.uint8:
+            yield Extent(0, 255, head.dtype, place.where)
+            continue
+        other = place.npz.read(place.part.images)
+        shape_of(other.shape, other.dtype, place.where)
+        yield extent(other, place.where)
 
 
 class _Mapped(Sequence[np.ndarray]):
@@ -153,6 +156,6 @@ def open_npy(request: Request) -> ArraySource:
     if images.dtype == np.uint8:
         pixel_range, said = None, dark(images)
     elif pixel_range is None or images.dtype.kind == "b":
-        pixel_range, said = find_range([images], str(file))
+        pixel_range, said = find_range([extent(images, str(file))])
     notes = Notes().plus(shape.remark, said, "a .npy file has no labels: .npz files hold both")
     return ArraySource(_Mapped(file, images, shape.axis, pixel_range), None, None, str(file), notes, pixel_range)

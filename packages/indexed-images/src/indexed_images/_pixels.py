@@ -1,6 +1,6 @@
 """Arrays of images of any shape and number type, as uint8."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,31 +59,70 @@ def channels_last(images: np.ndarray, axis: int | None) -> np.ndarray:
     return images[..., 0] if images.shape[-1] == 1 else images
 
 
-def find_range(arrays: Iterable[np.ndarray], where: str) -> tuple[Range, str]:
-    """Return the values that become 0 and 255 for arrays of images that share a range, and a remark.
+class Extent(NamedTuple):
+    """The pixels of an array: their smallest and largest value, their type, and what the array is for messages."""
+
+    low: float
+    high: float
+    dtype: np.dtype
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype} from {self.low:g} to {self.high:g}"
+
+
+def extent(array: np.ndarray, where: str) -> Extent:
+    """Return the extent of an array of images; that of its type for bool and uint8, which have a range of their own."""
+    if array.dtype == np.uint8 or array.dtype.kind == "b":
+        return Extent(0, 1 if array.dtype.kind == "b" else 255, array.dtype, where)
+    low, high = np.inf, -np.inf
+    for chunk in _chunks(array):
+        low, high = np.minimum(low, chunk.min()), np.maximum(high, chunk.max())
+    return Extent(float(low), float(high), array.dtype, where)
+
+
+def find_range(extents: Sequence[Extent]) -> tuple[Range, str]:
+    """Return the values that become 0 and 255 for arrays of images that share a range, and a remark on the first.
 
     Raises:
-        ValueError: If no range is likely, or the images would be near black.
+        ValueError: If no range is likely, the arrays have none in common, or images would be near black.
     """
-    low, high, kinds, types = np.inf, -np.inf, set(), []
-    for array in arrays:
-        for chunk in _chunks(array):
-            low, high = np.minimum(low, chunk.min()), np.maximum(high, chunk.max())
-        kinds.add(array.dtype.kind)
-        types.append(str(array.dtype))
-    if kinds == {"b"}:
-        return (0.0, 1.0), "images are bool: False is taken as black, True as white"
-    try:
-        black, white = likely_range(float(low), float(high), is_float="f" in kinds)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error} (--pixel-range LOW,HIGH)") from None
-    if 0 < high < _NEAR_BLACK / 255 * white:
+    first = extents[0]
+    lit = [own for own in extents if own.low or own.high] or [first]  # arrays of zeros fit any range
+    ranges = [_own_range(own) for own in lit]
+    if {own.dtype.kind == "f" for own in lit} == {False}:  # whole numbers share a range, however dark some are
+        joint = [own for own in lit if own.dtype.kind != "b" and own.dtype != np.uint8]
+        ends = [min((own.low for own in joint), default=0), max((own.high for own in joint), default=0)]
+        ranges = [likely_range(*ends, is_float=False) if own in joint else _own_range(own) for own in lit]
+    elif len({own.dtype.kind for own in lit}) == 1 and (0.0, 1.0) not in ranges:
+        ends = [min(own.low for own in lit), max(own.high for own in lit)]
+        ranges = [likely_range(*ends, is_float=True)] * len(lit)
+    sure = [own for own, found in zip(lit, ranges, strict=True) if own.dtype == np.uint8 and (0.0, 1.0) in ranges]
+    known = {found for own, found in zip(lit, ranges, strict=True) if own not in sure}
+    is_dark = [0 < own.high < _NEAR_BLACK / 255 * white for own, (_, white) in zip(lit, ranges, strict=True)]
+    if len(known) > 1 or (len(lit) > 1 and any(is_dark)):
+        said = ", ".join(f"{own} ({own.where})" for own in lit)
         raise ValueError(
-            f"{where}: pixels from {low:g} to {high:g} are near black in a range of {black:g} to {white:g}: give the "
-            "range as pixel_range (--pixel-range LOW,HIGH)"
+            f"pixels of the splits have different ranges: {said}: scale them alike, or name one range for all as "
+            "pixel_range (--pixel-range LOW,HIGH)"
         )
-    said = f"pixels are {types[0]} from {low:g} to {high:g}: {black:g} is taken as black, {white:g} as white"
+    black, white = next((found for own, found in zip(lit, ranges, strict=True) if own is first), ranges[0])
+    if is_dark[0]:
+        raise ValueError(
+            f"{lit[0].where}: pixels from {lit[0].low:g} to {lit[0].high:g} are near black in a range of {black:g} to "
+            f"{white:g}: give the range as pixel_range (--pixel-range LOW,HIGH)"
+        )
+    if first.dtype.kind == "b":
+        return (0.0, 1.0), "images are bool: False is taken as black, True as white"
+    said = f"pixels are {first}: {black:g} is taken as black, {white:g} as white"
     return (black, white), f"{said} (--pixel-range LOW,HIGH changes it)"
+
+
+def _own_range(own: Extent) -> Range:
+    try:
+        return likely_range(own.low, own.high, is_float=own.dtype.kind in "fb")
+    except ValueError as error:
+        raise ValueError(f"{own.where}: {error} (--pixel-range LOW,HIGH)") from None
 
 
 def scaled(images: np.ndarray, black: float, white: float) -> np.ndarray:
