@@ -110,6 +110,17 @@ def test_labels_of_an_npz_have_one_kind_in_all_splits(tmp_path):
         open_images(spec)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_a_minus_one_that_lost_its_sign_is_refused(tmp_path, dtype):
+    most = np.iinfo(dtype).max
+    for labels in (np.array([0, 1, most, 2, 0, most], dtype), np.full((6, 1), most, dtype)):
+        with pytest.raises(ValueError, match=f"labels are {most}, the largest uint.* read without its sign") as error:
+            open_images(_npz(tmp_path, images=X, labels=labels))
+        assert "\n" not in str(error.value)
+    labels = np.array([0, 1, most, most // 2 + 1, 0, 1], dtype)  # many classes
+    assert open_images(_npz(tmp_path, images=X, labels=labels)).labels.tolist() == labels.tolist()
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
 @pytest.mark.parametrize(
     ("shape", "order", "said"),

@@ -115,6 +115,12 @@ def test_a_column_of_splits_in_a_table(tmp_path):
     assert open_images(spec, "val").labels.tolist() == [1]
 
 
+def test_a_minus_one_without_its_sign_in_a_table(tmp_path):
+    columns = {"image": _images(10, 20, 30), "label": pa.array([0, 255, 1], pa.uint8())}
+    with pytest.raises(ValueError, match=r"'label': 1 of 3 labels are 255, the largest uint8, .* without its sign"):
+        open_images(_write(tmp_path / "x.parquet", columns))
+
+
 def test_columns_of_flags_and_folds_in_a_table(tmp_path):
     columns = {"image": _images(10, 20, 30), "label": ["x", "y", "x"], "train": [True, False, True]}
     spec = _write(tmp_path / "x.parquet", columns)

@@ -95,7 +95,7 @@ def test_csv_names_that_are_no_utf_8(tmp_path):
     with open(tmp_path / "x" / "a.png", "rb") as source, open(target, "wb") as copy:
         copy.write(source.read())
     images = open_images(_csv(tmp_path / "x", b"image,label\n\xe9.png,caf\xe9\n"))
-    assert _seen(images) == [(10, "caf\ufffd")]
+    assert _seen(images) == [(10, "caf\\xe9")]
 
 
 def test_columns_are_named_by_the_user(folder):
@@ -359,6 +359,16 @@ def test_jsonl(folder):
     assert open_images(_jsonl(folder, {"image": "a.png", "label": True})).labels.tolist() == [1]
     spec = _jsonl(folder, {"image": "a.png", "y": 0, "split": "train"}, {"image": "c.png", "y": 5, "split": "test"})
     assert _seen(open_images(spec, "test")) == [(30, 5)]
+
+
+@pytest.mark.parametrize("objects", [{"bbox": [[0, 0, 1, 1]], "categories": [1]}, [{"box": [0, 1]}], [[0, 1]]])
+def test_jsonl_of_objects_has_no_labels(folder, objects):
+    images = open_images(_jsonl(folder, {"image": "a.png", "objects": objects}, {"image": "b.png", "objects": objects}))
+    assert _seen(images) == [(10, None), (20, None)]
+    said = "images in column 'image', no column of labels; 'objects' holds objects, which are no labels"
+    assert said in images.remarks
+    rows = ({"image": name, "objects": objects, "kind": "x"} for name in ABC)
+    assert open_images(_jsonl(folder, *rows)).class_names == ["x"]
 
 
 @pytest.mark.parametrize(

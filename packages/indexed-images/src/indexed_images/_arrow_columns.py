@@ -4,7 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ._columns import usual_image, usual_label
+from ._label_columns import refuse_lost_sign
 from ._reading import Fields
 from ._split_columns import asked_for, listed
 
@@ -80,6 +83,15 @@ def is_plain(schema: Any, name: str) -> bool:
     found = schema.field(name).type
     found = found.value_type if types.is_dictionary(found) else found
     return types.is_integer(found) or types.is_floating(found) or types.is_boolean(found) or _kind(found) == "text"
+
+
+def check_sign(values: Sequence[Any], arrow_type: Any, where: str) -> None:
+    """Raise ValueError if labels of an unsigned type hold a -1 that lost its sign."""
+    import pyarrow.types as types
+
+    if types.is_unsigned_integer(arrow_type):
+        held = [value for value in values if value is not None]
+        refuse_lost_sign(np.array(held, dtype=arrow_type.to_pandas_dtype()), where)
 
 
 def _image(schema: Any, kinds: dict[str, str], where: str) -> str:

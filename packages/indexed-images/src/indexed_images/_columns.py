@@ -47,7 +47,8 @@ def choose(table: Table, fields: Fields) -> Chosen:
     """
     names = list(table.columns)
     image = asked_for(fields.image, names, table.file, "--image-field") or _image_column(table)
-    rest = [name for name in names if name != image and not says_split(table, name)]
+    others = [name for name in names if name != image and not says_split(table, name)]
+    rest = [name for name in others if plain(name) in _LABELS or all(map(_may_be_label, table.columns[name]))]
     labels = _asked_labels(fields.label, names, table.file)
     if not labels:
         labels = _label_columns(table, rest)
@@ -56,7 +57,8 @@ def choose(table: Table, fields: Fields) -> Chosen:
         said = f"labels in column {quoted[0]}" if len(labels) == 1 else f"labels in 0/1 columns {few(quoted)}"
     else:
         hint = f"; --label-field names one of {few([repr(name) for name in rest])}" if rest else ""
-        said = f"no column of labels{hint}"
+        odd = [repr(name) for name in others if name not in rest]
+        said = f"no column of labels{hint}" + (f"; {few(odd)} holds objects, which are no labels" if odd else "")
     if fields.label is None and any(may_be_a_class(table, name) for name in labels):
         said += "; 'train' is taken for a class: rename it is_train if it says the split"
     return Chosen(image, labels, f"images in column {image!r}, {said}")
@@ -129,6 +131,12 @@ def _label_columns(table: Table, rest: list[str]) -> list[str]:
     if len(rest) == 1 and plain(rest[0]) not in _NO_LABELS | _IDS and _repeats(table.columns[rest[0]]):
         return rest
     return []
+
+
+def _may_be_label(value: Any) -> bool:
+    """Tell whether a value is a text, a number or a list of them; it may be missing."""
+    items = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(item, str | int | float) for item in items)
 
 
 def _the_one_with_names(table: Table, names: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ._arrow_columns import ArrowColumns, same_columns
+from ._arrow_columns import ArrowColumns, check_sign, same_columns
 from ._decode import CorruptImage, check_size
 from ._files import chosen_split
 from ._label_columns import labels_by_split
@@ -109,7 +109,9 @@ def _labels(tables: Mapping[str, Any], columns: ArrowColumns, where: str) -> dic
             values += [None] * len(table)
         else:
             only = table.select_columns([columns.label]).with_format("arrow")
-            values += only[:].column(0).to_pylist() if len(only) else []
+            own = only[:].column(0).to_pylist() if len(only) else []
+            check_sign(own, only.features.arrow_schema.field(0).type, f"{where}, split {split!r}")
+            values += own
     return labels_by_split(values, splits, where, columns.names, columns.label)
 
 

@@ -78,6 +78,7 @@ def labels_of_arrays(arrays: Mapping[str, tuple[np.ndarray | None, int, str]]) -
     for split, (array, n, where) in arrays.items():
         if array is None:
             continue
+        refuse_lost_sign(array, where)
         alone = labels_of_array(array, n, where)  # checks the shape, and that all images have a label or none
         found[split] = alone
         if alone.labels is not None:
@@ -99,6 +100,21 @@ def labels_of_arrays(arrays: Mapping[str, tuple[np.ndarray | None, int, str]]) -
     return found | {
         split: Labelling(part, of_all.class_names, of_all.remark) for split, part in zip(own, parts, strict=True)
     }
+
+
+def refuse_lost_sign(labels: np.ndarray, where: str) -> None:
+    """Raise ValueError if the largest label is the largest of its type, far above the others: -1 without its sign."""
+    if labels.dtype.kind != "u" or not labels.size or (labels.ndim == 2 and labels.shape[1] > 1):
+        return
+    most = int(np.iinfo(labels.dtype).max)
+    n = int((labels == most).sum())
+    others = int(labels[labels != most].max()) if n < labels.size else -1
+    if n and 2 * others < most:
+        said = f"the others are at most {others}" if others >= 0 else "there are no others"
+        raise ValueError(
+            f"{where}: {n:,} of {labels.size:,} labels are {most}, the largest {labels.dtype}, and {said}: it may be a "
+            "-1 (no label) read without its sign, so store labels with a sign and leave out images without one"
+        )
 
 
 def named(labelling: Labelling, names: Sequence[str] | None, where: str) -> Labelling:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._arrow_columns import ArrowColumns, is_plain, same_columns
+from ._arrow_columns import ArrowColumns, check_sign, is_plain, same_columns
 from ._files import chosen_split
 from ._label_columns import labels_by_split
 from ._labels import Labelling
@@ -119,6 +119,9 @@ def _rows(
     if not splits:
         raise ValueError(f"{where}: no rows")
     labels = [value for table in tables for value in table.labels(columns)]
+    if columns.label is not None:
+        schema = next(table.schema for table in tables if columns.label in table.schema.names)
+        check_sign(labels, schema.field(columns.label).type, f"{where}, column {columns.label!r}")
     at = np.array([(k, row) for k, table in enumerate(tables) for row in range(len(table))], dtype=np.int64)
     return _Rows(splits, labels_by_split(labels, splits, where, columns.names, columns.label), at), of_column, remark
 
