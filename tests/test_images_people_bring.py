@@ -188,3 +188,37 @@ def test_a_picture_beyond_the_limit_of_pixels(
     spec = tree(tmp_path, "train", "val")
     assert "raise it with max_pixels, on a command line --max-pixels" in refused(capsys, weights, "--data", spec)
     assert knn(capsys, weights, tmp_path / "run", "--data", spec, "--max-pixels", "256")[0] == 100.0
+
+
+def test_cached_features_follow_the_files(capsys: pytest.CaptureFixture[str], weights: Path, tmp_path: Path) -> None:
+    spec = tree(tmp_path / "x", "train", "val")
+    cached = ["--data", spec, "--cache", str(tmp_path / "cache")]
+    assert knn(capsys, weights, tmp_path / "first", *cached)[0] == 100.0
+    for name, other in zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True):
+        write(tmp_path / "x" / "val" / name, other, 2, 6)  # the same names, other pictures
+    assert knn(capsys, weights, tmp_path / "second", *cached)[0] == 0.0
+
+
+def test_pretrain_on_several_labels_an_image(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tree(tmp_path, "A")
+    rows = [f"A/{name}/{i:03}.png,{i % 2},{int(name == 'cat')}" for name in CLASSES for i in range(6)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,odd,cat", *rows]))
+    own = [a for a in SMALL if a not in ("--val", "shapes:n_val=60", "shapes:n=120", "--data", "--no-report")]
+    arguments = [
+        "odc",
+        *own,
+        "--data",
+        f"csv:{tmp_path / 'labels.csv'}",
+        "--max-steps",
+        "1",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert pretrain(arguments) == 0
+    assert "18 images, 2 classes, several an image" in " ".join(capsys.readouterr().out.split())
+
+
+def test_pretrain_on_files_that_are_gone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("".join(f"gone/{i}.png\n" for i in range(9)))
+    assert pretrain(["odc", "--data", f"list:{tmp_path / 'list.txt'}", "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -379,6 +379,6 @@ def test_lists_hold_bytes_and_lead_where_they_say(tmp_path):
     (inside / os.fsdecode(b"\xe9t\xe9.png")).write_bytes(PNG)  # Latin-1
     images = open_images(_list(inside, f"../out.png caf\n{tmp_path}/out.png caf\n".encode() + b"\xe9t\xe9.png caf\xe9"))
     assert all(image.shape == (3, 4, 4) for image, _, _ in images)
-    assert images.class_names == ["caf", "caf\N{REPLACEMENT CHARACTER}"]
+    assert images.class_names == ["caf", "caf\\xe9"]
     with pytest.raises(ValueError, match="line 1: expected"):
         open_images(_list(inside, "a.png 1\n".encode("utf-16")))

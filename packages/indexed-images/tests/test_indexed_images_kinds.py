@@ -73,6 +73,37 @@ def test_test_images_take_the_range_of_training_images(tmp_path):
     assert test[0].image.max() == 25
 
 
+@pytest.mark.parametrize(("train", "test"), [(4095, 65535), (65535, 4095), (1023, 4095), (1.0, 4095)])
+def test_sets_of_other_ranges_are_refused(tmp_path, train, test):
+    for name, high in (("A", train), ("B", test)):
+        for cls in "ab":
+            values = RAMP * high
+            saved(tmp_path / name / cls, [grey(values.astype(np.float32 if high == 1 else np.uint16))], ".tiff")
+    with pytest.raises(ValueError, match=r"pixels reach from 0 to .* name the range of both with pixel_range"):
+        open_train_and_test(f"folder:{tmp_path}/A", f"folder:{tmp_path}/B")
+    if train != 1023:  # joined sets may differ by a few bits
+        with pytest.raises(ValueError, match=r"different ranges|no range in common"):
+            open_images(f"folder:{tmp_path}/A+folder:{tmp_path}/B")
+    given = open_train_and_test(f"folder:{tmp_path}/A", f"folder:{tmp_path}/B", pixel_range=(0, 4095))
+    assert given.test.pixel_range == (0, 4095)
+
+
+def test_values_beyond_the_sample_are_an_error(tmp_path):
+    spec = saved(tmp_path, [grey((RAMP * (16383 if k == 5 else 1000)).astype(np.uint16)) for k in range(100)])
+    images = open_images(spec)
+    order = [images.name(i).endswith("/5.png") for i in range(100)]
+    assert images.pixel_range == (0, 1023)
+    with pytest.raises(CorruptImage, match=r"pixels from 0 to 16383 are beyond 0 to 1023, which a sample"):
+        images[order.index(True)]
+    assert open_images(spec, pixel_range=(0, 1023))[order.index(True)].image.max() == 255
+
+
+def test_a_few_bright_pixels_are_said(tmp_path):
+    values = np.full((64, 64), 900, dtype=np.uint16)
+    values[0, 0] = 63536
+    assert "nearly all pixels lie below 900" in " ".join(open_images(saved(tmp_path, [grey(values)])).remarks)
+
+
 def test_12_bits_in_several_channels_are_refused(tmp_path):
     """Pillow reads the upper 8 of 16 bits per channel, so that these would be near black."""
     values = (np.stack([RAMP, RAMP], 2) * 4095).astype(">u2")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -49,6 +50,45 @@ def test_numbers_are_numbers(tmp_path):
     images = open_images(listed(tmp_path, "0.0", "10.0", "2.0", "1e1", "+2"))
     assert images.labels.tolist() == [0, 10, 2, 10, 2]
     assert images.class_names is None
+
+
+def test_digits_with_zeros_before_them_are_names(tmp_path):
+    images = open_images(listed(tmp_path, "08", "9", "10"))
+    assert names(images) == ["08", "9", "10"]
+    a = folder(tmp_path / "A", "08/0.png", "09/1.png", "10/2.png")
+    _, test, remarks = open_train_and_test(a, listed(tmp_path, "10", "09", "08"))
+    assert (names(test), remarks) == (["10", "09", "08"], ())
+    _, test, remarks = open_train_and_test(
+        listed(tmp_path, "10", "042", "x"), listed(tmp_path, "042", "10", name="t.txt")
+    )
+    assert (names(test), "count as wrong" in " ".join(remarks)) == (["042", "10"], False)
+
+
+def test_numbers_with_a_point_match_names(tmp_path):
+    train, test, _ = open_train_and_test(listed(tmp_path, "1.0", "2", "x"), listed(tmp_path, "2.0", "1", name="t.txt"))
+    assert (names(train), names(test)) == (["1", "2", "x"], ["2", "1"])
+
+
+@pytest.mark.parametrize("missing", ["-1", "-1.0", "nan", "NaN", "NA", "N/A", "None", "null", "<NA>"])
+def test_a_missing_label_is_no_class(tmp_path, missing):
+    for others in (("cat", "dog"), ("0", "1")):
+        with pytest.raises(ValueError, match="label all or none"):
+            open_images(listed(tmp_path, others[0], missing, others[1]))
+    assert open_images(listed(tmp_path, missing, missing)).labels is None
+
+
+def test_names_that_are_not_unicode_stay_apart(tmp_path):
+    for name in (b"caf\xe9", b"caf\xe8", b"th\xe9"):
+        (tmp_path / os.fsdecode(name)).mkdir()
+        (tmp_path / os.fsdecode(name) / "0.png").write_bytes(png())
+    train, test, _ = open_train_and_test(f"folder:{tmp_path}", f"folder:{tmp_path}")
+    assert (train.class_names, names(test)) == (["caf\\xe8", "caf\\xe9", "th\\xe9"],) * 2
+
+
+def test_accents_of_a_mac_are_the_same_names(tmp_path):
+    a = folder(tmp_path / "A", "k\u00f6t/0.png", "x/1.png")
+    _, test, remarks = open_train_and_test(a, folder(tmp_path / "B", "ko\u0308t/0.png", "x/1.png"))
+    assert (names(test), remarks) == (["k\u00f6t", "x"], ())
 
 
 def test_rows_of_numbers_are_several_labels(tmp_path):
@@ -165,6 +205,31 @@ def test_images_without_a_label_file(tmp_path):
     assert found.remarks == ("only 1 of 2 images have a .json member, so these are no labels",)
 
 
+def test_label_files_that_fit_no_image_are_said(tmp_path):
+    found = open_images(packed(tmp_path / "x.tar", {"img_1.png": png(), "img_2.png": png(1), "lab_1.cls": "0"}))
+    assert (found.labels, found.remarks) == (None, ("1 .cls members fit no image by their names",))
+    members = {"a.png": png(), "a.mask.png": png(1), "a.cls": "0", "b.png": png(), "b.cls": "1"}
+    assert (
+        "1 images share their .cls member with another image"
+        in open_images(packed(tmp_path / "y.tar", members)).remarks[0]
+    )
+    with pytest.raises(ValueError, match=r"z\.tar: 'a\.json' is not JSON"):
+        open_images(packed(tmp_path / "z.tar", {"a.png": png(), "a.json": "{"}))
+
+
+def test_a_tar_from_windows(tmp_path):
+    assert names(open_images(packed(tmp_path / "x.tar", {"cat\\0.png": png(), "dog\\1.png": png()}))) == ["cat", "dog"]
+
+
+def test_a_fingerprint_changes_with_the_files(tmp_path):
+    spec = folder(tmp_path, "a/0.png", "b/1.png")
+    first = open_images(spec).fingerprint()
+    assert open_images(spec).fingerprint() == first
+    assert len({first, open_images(spec, alpha="black").fingerprint()}) == 2
+    (tmp_path / "a" / "0.png").write_bytes(png(77))
+    assert open_images(spec).fingerprint() != first
+
+
 def test_classes_are_matched_by_name(tmp_path):
     a = folder(tmp_path / "A", "cat/0.png", "dog/1.png", "owl/2.png")
     b = folder(tmp_path / "B", "dog/1.png", "owl/2.png")
@@ -222,6 +287,12 @@ def test_training_images_in_the_test_set_are_said(tmp_path):
         "2 of the 2 test images are training images, too"
         in open_train_and_test(a, f"folder:{tmp_path / 'B'}").remarks[0]
     )
+
+
+def test_a_split_that_links_to_another_is_said(tmp_path):
+    folder(tmp_path, "train/cat/0.png", "train/dog/1.png")
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    assert "2 of the 2 test images are training images" in open_train_and_test(f"folder:{tmp_path}").remarks[0]
 
 
 def test_the_summary_says_what_was_understood(tmp_path):

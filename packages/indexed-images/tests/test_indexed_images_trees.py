@@ -65,11 +65,15 @@ def oracle(paths: list[str], split: str) -> tuple[dict[str, str | None], int] | 
     tree = [p for p in tree if not any(part.startswith(".") or part in SYSTEM for part in p)]
 
     def unwrapped(images, at):
-        while images and all(len(p) > at + 1 for p in images) and len({p[at] for p in images}) == 1:
-            at += 1
-        return at
+        while images and all(len(p) > at + 1 for p in images):
+            here = {p[at] for p in images}
+            pictures = {name for name in here if name.lower() in ("images", "img")}
+            if len(here) > 1 and (len(pictures) != 1 or here - pictures - {"masks", "labels"}):
+                break
+            images, at = [p for p in images if len(here) == 1 or p[at] in pictures], at + 1
+        return images, at
 
-    at = unwrapped(tree, 0)
+    tree, at = unwrapped(tree, 0)
     kinds = {p[at]: split_of_name(p[at]) for p in tree if len(p) > at + 1}
     parts = {kind: [p for p in tree if len(p) > at + 1 and kinds[p[at]] == kind] for kind in kinds.values() if kind}
     all_here = all(len(p) > at + 1 for p in tree)
@@ -82,7 +86,7 @@ def oracle(paths: list[str], split: str) -> tuple[dict[str, str | None], int] | 
     deep = all(len(p) > at + 2 for p in tree) and all(len(set(k)) == len(k) and all(k) for k in kinds_in.values())
     if (
         not with_train
-        and {*names} != {"val", "test"}
+        and not ({*names} == {"val", "test"} and len(kinds) == 2)
         and deep
         and {"train"} < {k for ks in kinds_in.values() for k in ks}
     ):
@@ -98,9 +102,9 @@ def oracle(paths: list[str], split: str) -> tuple[dict[str, str | None], int] | 
         return None
     first = {}
     for kind, (images, start) in sorted(sets.items(), key=lambda item: item[0] != "train"):
-        inner = unwrapped(images, start)
+        whole, (images, inner) = images, unwrapped(images, start)
         if kind != "train" and inner > start and images[0][start] in first.get("train", ()):
-            inner = start
+            images, inner = whole, start
         first[kind] = {p[inner] for p in images if len(p) > inner + 1}
         sets[kind] = (images, inner)
     flat = {kind: any(len(p) == start + 1 for p in images) for kind, (images, start) in sets.items()}
@@ -110,7 +114,7 @@ def oracle(paths: list[str], split: str) -> tuple[dict[str, str | None], int] | 
     return {"/".join(p): p[start] if labelled else None for p in images}, len(vocabulary) if labelled else 0
 
 
-names = st.sampled_from([*SPLITS, "cat", "dog", "owl", "images", *SYSTEM[:3], ".hidden"])
+names = st.sampled_from([*SPLITS, "cat", "dog", "owl", "images", "masks", *SYSTEM[:3], ".hidden"])
 files = st.sampled_from(["a.png", "b.png", ".c.png", "notes.txt"])
 trees = st.lists(st.builds(lambda folders, file: "/".join([*folders, file]), st.lists(names, max_size=4), files))
 
@@ -204,6 +208,53 @@ def test_labels_of_another_tool_beside_images(tmp_path):
     (tmp_path / "labels" / "train" / "0.txt").write_text("0 0.5 0.5 1 1")
     assert classes(spec) == ["a", "b"]
     assert classes(spec, "val") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("TrainingSet", "TestSet"),
+        ("trainset", "testset"),
+        ("chest_xray_train", "chest_xray_test"),
+        ("train_small", "val_small"),
+        ("train-original", "holdout-original"),
+        ("TRAIN_A", "TEST_A"),
+    ],
+)
+def test_splits_whose_names_say_more(tmp_path, train, test):
+    for spec in both(tmp_path, f"{train}/a/0.png", f"{train}/b/1.png", f"{test}/a/2.png", f"{test}/b/3.png"):
+        assert classes(spec) == classes(spec, "val") == ["a", "b"]
+
+
+def test_classes_that_look_like_splits_are_said(tmp_path):
+    for spec in both(tmp_path, "trainA/0.png", "trainB/1.png", "testA/2.png", "testB/3.png"):
+        assert "testA/, testB/, trainA/ and 1 more look like splits, but are read as classes" in said(spec)
+    for spec in both(tmp_path / "other", "train_old/0.png", "test_new/1.png", "cat/2.png"):
+        assert "test_new/, train_old/ look like splits, but are read as classes" in said(spec)
+
+
+def test_masks_are_no_classes(tmp_path):
+    for spec in both(
+        tmp_path, *(f"{a}/{b}/{c}/x.png" for a in ("images", "masks") for b in ("train", "val") for c in "ab")
+    ):
+        assert classes(spec) == classes(spec, "val") == ["a", "b"]
+        assert "passed over masks/ beside images/" in said(spec)
+    for spec in both(
+        tmp_path / "in", *(f"{b}/{a}/{c}.png" for a in ("images", "masks") for b in ("train", "val") for c in "ab")
+    ):
+        assert (classes(spec), len(open_images(spec))) == (None, 2)
+
+
+def test_splits_inside_some_class_folders_are_said(tmp_path):
+    for spec in both(tmp_path, "cat/train/0.png", "cat/test/1.png", "dog/2.png"):
+        assert "train/ and other splits inside cat/ are read together" in said(spec)
+
+
+def test_files_beside_wrappers_and_splits_are_counted(tmp_path):
+    spec = write(
+        tmp_path, "set/train/a/0.png", "set/train/b/1.png", "set/val/a/2.png", "x.cr2", "set/raw/1.dng", "set/y.dng"
+    )
+    assert "passed over 2 .dng (convert camera raw files), 1 .cr2 (convert camera raw files)" in said(spec)
 
 
 def test_what_lies_beside_splits_is_said(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,11 +45,11 @@ class Sets:
 
     @cached_property
     def train_key(self) -> str:
-        return _content_key(self.train)
+        return self.train.fingerprint()
 
     @cached_property
     def test_key(self) -> str:
-        return _content_key(self.test)
+        return self.test.fingerprint()
 
     @property
     def pool(self) -> Literal["specified", "adaptive"]:
@@ -100,30 +99,12 @@ def no_test_images(data: str) -> str:
 
 def _own_size(images: IndexedImages) -> int | None:
     """Side of the images where the data set holds arrays, which all have the same size; None for files."""
-    return None if images.bytes(0) is not None else int(images[0].image.shape[-1])
+    return None if images.has_files else int(images[0].image.shape[-1])
 
 
 def _labels(images: IndexedImages) -> Tensor:
     assert images.labels is not None  # checked in open_sets
     return images.labels
-
-
-def _content_key(images: IndexedImages) -> str:
-    """Hash of all names and labels, of the pixels of 16 images, and of how files are decoded.
-
-    It changes when files are moved or replaced.
-    """
-    digest = hashlib.sha256(images.reading.encode())
-    for i in range(len(images)):
-        digest.update(images.name(i).encode(errors="surrogateescape") + b"\0")
-    if images.labels is not None:
-        digest.update(images.labels.numpy().tobytes())
-    for i in torch.linspace(0, len(images) - 1, 16).long().tolist():
-        try:
-            digest.update(images[i].image.numpy().tobytes())
-        except CorruptImage as error:
-            raise BadInput(f"{error}; remove the file or replace it") from None
-    return digest.hexdigest()
 
 
 class Batches:
@@ -247,7 +228,7 @@ def _default_workers(images: IndexedImages) -> int:
     docs/log.md has the measurements.
     """
     cores = len(os.sched_getaffinity(0))
-    if images.bytes(0) is None:
+    if not images.has_files:
         return min(4, cores) if torch.cuda.is_available() else 0
     return min(16, cores)
 

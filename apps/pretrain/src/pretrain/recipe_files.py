@@ -17,7 +17,16 @@ from steady_runs import BadInput, checked, nearest
 
 from pretrain.settings import METHODS, RunSettings
 
-PHOTOGRAPHS = ("folder:", "list:", "tar:", "stl10")  # sources of images of any size
+PHOTOGRAPHS = (
+    "folder:",
+    "list:",
+    "tar:",
+    "csv:",
+    "jsonl:",
+    "parquet:",
+    "hf:",
+    "stl10",
+)  # sources of images of any size
 
 
 def recipe_for(method: str, data: str | None) -> str:

@@ -61,11 +61,16 @@ def write_report(
         stats=stats,
         curves=figures.curves(metrics),
         sizes=figures.cluster_sizes(stats.sizes),
-        embedding=figures.embedding_map(features[subset], _colours(images, assignments)[subset], images.class_names),
+        embedding=figures.embedding_map(features[subset], _colours(images, assignments)[subset], _names(images)),
         clusters=_cluster_montages(images, assignments, stats.sizes, settings.seed),
         neighbours=_neighbour_montage(images, features, settings.seed),
     )
     folder.write_report(html)
+
+
+def _names(images: IndexedImages) -> list[str] | None:
+    """Names of the classes that `_colours` shows; None if it shows clusters."""
+    return None if class_labels(images) is None else images.class_names
 
 
 def _colours(images: IndexedImages, assignments: Tensor) -> Tensor:

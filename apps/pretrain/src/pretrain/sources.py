@@ -72,7 +72,7 @@ class Source:
     @property
     def remark(self) -> str | None:
         """A line on resident images for the header of a run; None if images are used as they are in their files."""
-        if self.pixels is None or self.images.bytes(0) is None:
+        if self.pixels is None or not self.images.has_files:
             return None
         height, width = self.pixels.shape[2:]
         where = "the GPU" if self.pixels.is_cuda else "main memory"
@@ -84,7 +84,7 @@ class Source:
 
 
 def _is_an_array_that_fits(images: IndexedImages, device: torch.device) -> bool:
-    if images.bytes(0) is not None:
+    if images.has_files:
         return False
     return device.type == "cpu" or len(images) * images[0].image.numel() < _free(device) // 2
 

@@ -1,6 +1,7 @@
 """The dataset: indexing, the policy for corrupt files, and the resident tensor."""
 
 import builtins
+import hashlib
 import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, SupportsIndex
@@ -10,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ._decode import CorruptImage
-from ._reading import AS_USUAL
 from ._resident import load_resident
 from ._source import ArraySource, EncodedSource, Source
 
@@ -139,11 +139,20 @@ class IndexedImages(Dataset[Sample]):
         """
         return load_resident(lambda i: self._get(i, size).image, len(self), device, size, progress)
 
-    @property
-    def reading(self) -> str:
-        """How files become pixels, as a text that changes whenever pixels may; empty if as usual, or for arrays."""
-        reading = self._source.reading if isinstance(self._source, EncodedSource) else AS_USUAL
-        return "" if reading == AS_USUAL else repr(reading)
+    def fingerprint(self) -> str:
+        """Hash of the set: names and labels, how files are decoded, and sizes and dates of the files.
+
+        Returns:
+            64 hexadecimal digits. They change when a file is replaced, renamed or labelled otherwise. Sources without
+            files of their own are told apart by 16 images.
+        """
+        digest = hashlib.sha256(repr(self._source.reading if isinstance(self._source, EncodedSource) else "").encode())
+        for i in range(len(self)):
+            digest.update(self.name(i).encode(errors="surrogateescape") + b"\0")
+        if self.labels is not None:
+            digest.update(self.labels.numpy().tobytes())
+        digest.update(self._source.stamp())
+        return digest.hexdigest()
 
     @property
     def pixel_range(self) -> tuple[float, float] | None:

@@ -5,13 +5,14 @@ import importlib
 import importlib.util
 import io
 import re
+import warnings
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, features
 from torch import Tensor
 
-from ._range import to_8_bit
+from ._range import OVERSHOOT, to_8_bit
 from ._reading import AS_USUAL, Reading
 
 _HEIF = (".heic", ".heif") if importlib.util.find_spec("pillow_heif") else ()  # the extra `heif`
@@ -32,6 +33,8 @@ EXTENSIONS = tuple(
 _FORMATS = ["BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(["AVIF"] if _AVIF else [])]
 _HOW_TO_RAISE = "(where you trust the files, raise it with max_pixels, on a command line --max-pixels)"
 _BYTES_A_PIXEL = 8  # four channels of 16 bits: no file of these formats needs more
+# Pillow's own limit is compared in `open_image`; beside that error, its warning would say the same again.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 _WIDE_MODES = re.compile(r"I.*|F.*")  # modes of more than 8 bits: I, I;16, I;16B, F
 
 
@@ -141,14 +144,24 @@ def _rgb(image: Image.Image, reading: Reading) -> Image.Image:
 
 def _grey_to_8_bit(image: Image.Image, reading: Reading) -> Image.Image:
     values = np.asarray(image)
-    if reading.pixel_range is not None:
-        return Image.fromarray(to_8_bit(values, *reading.pixel_range))
-    low, high = values.min(), values.max()
-    if image.mode.startswith("F"):
-        raise CorruptImage("float pixels have no known range: name it with pixel_range (--pixel-range LOW,HIGH)")
-    if low < 0 or high > 65535:
+    is_float = image.mode.startswith("F")
+    if is_float and not np.isfinite(values).all():
+        raise CorruptImage("pixels are NaN or infinite")
+    lowest, highest = float(values.min()), float(values.max())
+    if reading.pixel_range is None:
+        if is_float:
+            raise CorruptImage("float pixels have no known range: name it with pixel_range (--pixel-range LOW,HIGH)")
+        if lowest < 0 or highest > 65535:
+            raise CorruptImage(
+                f"integer pixels in [{lowest:g}, {highest:g}] do not fit 16 bit: name their range with pixel_range "
+                "(--pixel-range LOW,HIGH)"
+            )
+        return Image.fromarray(to_8_bit(values, 0, 65535))
+    low, high = reading.pixel_range
+    beyond = OVERSHOOT * (high - low) if is_float else 0.0
+    if reading.is_found and (lowest < low - beyond or highest > high + beyond):
         raise CorruptImage(
-            f"integer pixels in [{low}, {high}] do not fit 16 bit: name their range with pixel_range "
-            "(--pixel-range LOW,HIGH)"
+            f"pixels from {lowest:g} to {highest:g} are beyond {low:g} to {high:g}, which a sample of the images has: "
+            "name the range with pixel_range (--pixel-range LOW,HIGH)"
         )
-    return Image.fromarray(to_8_bit(values, 0, 65535))
+    return Image.fromarray(to_8_bit(values, low, high))

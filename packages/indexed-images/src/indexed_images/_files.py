@@ -71,6 +71,14 @@ class DiskFolder:
     def folders(self) -> list["DiskFolder"]:
         return self._folders
 
+    def pass_over(self, kept: set[str]) -> None:
+        for entry in _entries(self.path):
+            if not _is_folder(entry):
+                self._account.takes_file(entry.name)
+            elif entry.name not in kept and self._account.takes_folder(entry.name):
+                for _ in _walk(entry.path, self._account):
+                    pass
+
     def images(self) -> list[Found]:
         account = self._account
         holding = {folder.name for folder in self._folders}

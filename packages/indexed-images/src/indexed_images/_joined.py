@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._decode import decode
 from ._layout import split_of_name
+from ._look import complete, look
 from ._reading import Notes
 from ._source import ArraySource, EncodedSource, NoSuchSplit, Request, Source
 from ._vocabulary import Labelled, unite
@@ -35,7 +36,7 @@ class JoinedSource(EncodedSource):
         places = list(dict.fromkeys(filter(None, (part.notes.place for part in parts))))
         super().__init__(labels, class_names, request.reading, Notes(tuple(notes), ", ".join(places)).plus(remark))
         _refuse_other_ranges(parts, specs)
-        self._parts = parts
+        self.parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class JoinedSource(EncodedSource):
 
     def _find(self, i: int) -> tuple[Source, int]:
         which = int(np.searchsorted(self._ends, i, side="right"))
-        return self._parts[which], i - (int(self._ends[which - 1]) if which else 0)
+        return self.parts[which], i - (int(self._ends[which - 1]) if which else 0)
 
     def image(self, i: int, at_least: int | None = None) -> Tensor:
         part, i = self._find(i)
@@ -53,6 +54,9 @@ class JoinedSource(EncodedSource):
     def read(self, i: int) -> bytes | None:  # type: ignore[override]  # None where a part holds arrays
         part, i = self._find(i)
         return part.read(i)
+
+    def stamp(self) -> bytes:
+        return b"".join(part.stamp() for part in self.parts)
 
     def name(self, i: int) -> str:
         part, i = self._find(i)
@@ -151,4 +155,19 @@ def _refuse_other_ranges(parts: list[Source], specs: list[str]) -> None:
     deep = {found: spec for found, spec in ranges.items() if found is not None and found[1] > 255}
     if len(deep) > 1:
         said = ", ".join(f"{low:g} to {high:g} in {spec}" for (low, high), spec in deep.items())
+        raise ValueError(f"pixels have different ranges ({said}): name one as pixel_range (--pixel-range LOW,HIGH)")
+
+
+def refuse_other_depths(source: Source) -> None:
+    """Raise ValueError if files of joined sources have ranges of pixels that one range cannot serve."""
+    if not isinstance(source, JoinedSource) or source.reading.pixel_range is not None:
+        return
+    found = {}
+    for part in source.parts:
+        if isinstance(part, EncodedSource):
+            reading, _ = complete(part.reading, look(part, part.reading))
+            if reading.pixel_range is not None:
+                found[reading.pixel_range[1]] = part.name(0)
+    if found and max(found) > 8 * min(found):
+        said = ", ".join(f"up to {high:g} in {name} and others" for high, name in sorted(found.items()))
         raise ValueError(f"pixels have different ranges ({said}): name one as pixel_range (--pixel-range LOW,HIGH)")

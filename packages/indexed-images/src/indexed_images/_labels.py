@@ -1,12 +1,15 @@
 """Labels as they come in lists, tables, archives and arrays: texts or numbers, one or several for an image."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+# What pandas reads as missing. "none" in small letters may be a class.
+_MISSING = frozenset(["nan", "NaN", "NAN", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None"])
 _INT64 = np.iinfo(np.int64)
 
 
@@ -25,19 +28,23 @@ class Labelling(NamedTuple):
 
 
 def encode_names(names: list[str], vocabulary: Iterable[str]) -> Labelling:
-    """Return indices into the sorted vocabulary, and that vocabulary with bytes that are not UTF-8 as U+FFFD."""
-    class_names = sorted(set(vocabulary))
+    """Return indices into the sorted vocabulary, and that vocabulary.
+
+    Bytes that are not UTF-8 are shown as \\xe9. Letters with accents are composed, since Macs write file names with
+    letter and accent apart.
+    """
+    shown = {name: _shown(name) for name in {*names, *vocabulary}}
+    class_names = sorted(set(shown.values()))
     index = {name: k for k, name in enumerate(class_names)}
-    shown = [name.encode(errors="surrogateescape").decode(errors="replace") for name in class_names]
-    return Labelling(np.array([index[name] for name in names], dtype=np.int64), shown)
+    return Labelling(np.array([index[shown[name]] for name in names], dtype=np.int64), class_names)
 
 
 def labels_of_texts(texts: Sequence[str | None], where: str, vocabulary: Iterable[str | None] = ()) -> Labelling:
     """Return the labels that a text per image spells.
 
-    Whole numbers are class indices, also if written as 2.0. -1 means no label, and so does nan, which tables write for
-    a missing value. Several numbers, separated by spaces or commas, are a row of a multi-label set. Everything else is
-    a class name, which may contain spaces.
+    Whole numbers are class indices, also if written as 2.0. -1 means no label, and so do nan, NA, None and alike, which
+    tables write for a missing value. Digits with zeros before them, such as 007, are names. Several numbers, separated
+    by spaces or commas, are a row of a multi-label set. Everything else is a class name, which may contain spaces.
 
     Args:
         texts: One an image; None or '' if it has none.
@@ -45,20 +52,28 @@ def labels_of_texts(texts: Sequence[str | None], where: str, vocabulary: Iterabl
         vocabulary: Texts of images of other splits, whose class names count as well.
 
     Raises:
-        ValueError: If only some images have a label, or labels are of several kinds.
+        ValueError: If only some images have a label, or rows of numbers have several lengths.
     """
-    found = ["" if text is None or text.strip().lower() == "nan" else text.strip() for text in texts]
+    found = [_stated(text) for text in texts]
     n = sum(map(bool, found))
     if n == 0:
         return Labelling(None)
     if n < len(found):
+        first = found.index("")
+        given = f" ({texts[first]!r} means none)" if (texts[first] or "").strip() else ""
         raise ValueError(
-            f"{where}: {n:,} of {len(found):,} images have a label, image {found.index('') + 1:,} has none: "
+            f"{where}: {n:,} of {len(found):,} images have a label, image {first + 1:,} has none{given}: "
             "label all or none"
         )
-    others = {text.strip() for text in vocabulary if text is not None} - {""}
+    others = {_stated(text) for text in vocabulary} - {""}
     known: dict[str, list[str] | None] = {text: _numbers(text) for text in dict.fromkeys([*found, *sorted(others)])}
-    if all(numbers is not None for numbers in known.values()):
+    if not all(map(_is_minus_one, found)) and any(map(_is_minus_one, found)) and None in known.values():
+        first = next(i for i, text in enumerate(found) if _is_minus_one(text))
+        raise ValueError(
+            f"{where}: image {first + 1:,} has the label {found[first]}, which means none, and others have names: "
+            "label all or none"
+        )
+    if all(numbers is not None for numbers in known.values()) and not any(map(_is_code, known)):
         width = {len(known[text] or ()) for text in found}
         if width == {1}:
             return labels_of_array(_whole([text for text in found], where), len(found), where)
@@ -104,6 +119,26 @@ def labels_of_array(array: np.ndarray, n_images: int, where: str) -> Labelling:
     if n_without:
         raise ValueError(f"{where}: {n_without:,} of {n_images:,} labels are -1 (no label): label all or none")
     return Labelling(labels)
+
+
+def _shown(name: str) -> str:
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return unicodedata.normalize("NFC", text)
+
+
+def _stated(text: str | None) -> str:
+    """Return a label, or '' if there is none or if it is what tables write for a missing one."""
+    text = "" if text is None else text.strip()
+    return "" if text in _MISSING else text
+
+
+def _is_minus_one(text: str) -> bool:
+    return re.fullmatch(r"-1(?:\.0*)?", text) is not None
+
+
+def _is_code(text: str) -> bool:
+    """Tell whether a text such as 007 is a name that consists of digits: a number has no zeros before it."""
+    return re.fullmatch(r"[+-]?0\d+", text) is not None
 
 
 def _several(labels: np.ndarray, where: str) -> Labelling:

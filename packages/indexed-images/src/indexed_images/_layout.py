@@ -16,14 +16,18 @@ from ._labels import Labelling, encode_names
 from ._reading import Notes
 
 _WORDS = {
-    "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
-    "test": ("test", "testing", "tst"),
+    "train": ("train", "training", "trn", "trainset"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation", "valset"),
+    "test": ("test", "testing", "tst", "testset", "holdout", "heldout"),
     "": ("unlabeled", "unlabelled", "unsup", "unsupervised"),  # beside a train folder: no class and no split
 }
 _SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words}
+# words beside a split's that say nothing
 _FILLERS = {"set", "split", "images", "image", "imgs", "img", "data", "dataset", "folder", "seg", "jpg", "png"}
 _FILLERS |= {"labels", "label", "annotations", "metadata", "list"}
+_IMAGES = {"images", "image", "imgs", "img", "jpegimages"}
+_MASKS = {"masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth", "groundtruth"}
+_MASKS |= {"segmentation", "segmentations", "segmentationclass", "segmentationobject"}
 _HELD_OUT = ("val", "test")
 
 
@@ -41,6 +45,9 @@ class Folder(Protocol):
 
     def images(self) -> Sequence["Found"]:
         """Return every image at any depth, sorted."""
+
+    def pass_over(self, kept: set[str]) -> None:
+        """Count what lies in this folder beside the subfolders `kept`, for the account of a source."""
 
 
 class Found(NamedTuple):
@@ -98,11 +105,17 @@ def split_of_name(name: str) -> str | None:
 
     "" is the split of unlabelled images.
     """
-    words = re.findall(r"[a-z]+", name.lower())
+    split, rest = _split_and_rest(name)
+    return None if rest else split
+
+
+def _split_and_rest(name: str) -> tuple[str | None, str]:
+    """Return the split of the one word of a name that says any, and what else the name says."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     found = [word for word in words if word in _SPLIT_OF_WORD]
-    if len(found) != 1 or not {*words} - {*found} <= _FILLERS:
-        return None
-    return _SPLIT_OF_WORD[found[0]]
+    if len(found) != 1:
+        return None, name
+    return _SPLIT_OF_WORD[found[0]], " ".join(word for word in words if word != found[0] and word not in _FILLERS)
 
 
 def understand(root: Folder) -> Layout:
@@ -112,7 +125,7 @@ def understand(root: Folder) -> Layout:
         ValueError: If two folders claim the same split.
     """
     remarks: list[str] = []
-    root, wrappers = _unwrapped(root)
+    root, wrappers = _unwrapped(root, remarks)
     if wrappers:
         kind = "a split" if split_of_name(wrappers[-1]) else "no class"
         remarks.append(f"all images lie in {'/'.join(wrappers)}/, which is {kind}")
@@ -121,14 +134,18 @@ def understand(root: Folder) -> Layout:
     held_out_only = of_split.keys() == {*_HELD_OUT} and len(children) == len(of_split) and not root.images_here()
     if held_out_only or ("train" in of_split and len(of_split) > 1):
         places = {split: f"{folder.name}/" for split, folder in of_split.items()}
-        beside = [f"{child.name}/" for child in children if split_of_name(child.name) in (None, "")]
+        taken = {folder.name for split, folder in of_split.items() if split}
+        beside = [f"{child.name}/" for child in children if child.name not in taken]
         if beside := beside + list(root.images_here()):
             remarks.append(f"passed over {few(beside)} beside {next(iter(places.values()))}")
+        root.pass_over(taken)
         return Layout({split: [(None, folder)] for split, folder in of_split.items() if split}, remarks, places)
     in_classes = None if root.images_here() else _splits_in_classes(children)
     if in_classes is not None:
         in_classes.remarks[:0] = remarks
         return in_classes
+    if not root.images_here():
+        remarks += filter(None, (_half_split(children), _like_splits(children)))
     return Layout({"all": [(None, root)]}, remarks)
 
 
@@ -139,7 +156,7 @@ def images_of(layout: Layout, split: str) -> Understood:
     names: list[str] = []
     remarks = list(layout.remarks)
     for cls, folder in layout.splits[split]:
-        inner, wrappers = (folder, []) if cls is not None else _inner(layout, split, folder)
+        inner, wrappers = (folder, []) if cls is not None else _inner(layout, split, folder, remarks)
         if wrappers and split != "all":
             remarks.append(f"all images of {folder.name}/ lie in {'/'.join(wrappers)}/, which is no class")
         for parts, at in inner.images():
@@ -164,18 +181,31 @@ def few(names: Sequence[str], n: int = 3) -> str:
     return ", ".join(names[:n]) + (f" and {len(names) - n:,} more" if len(names) > n else "")
 
 
-def _unwrapped(folder: Folder) -> tuple[Folder, list[str]]:
-    """Go down while a single subfolder holds all images. Return where that ends, and the names on the way."""
+def _unwrapped(folder: Folder, remarks: list[str] | None = None) -> tuple[Folder, list[str]]:
+    """Go down while a single subfolder holds all images. Return where that ends, and the names on the way.
+
+    Masks beside a folder of images are passed over. With `remarks`, that is said and other files are counted.
+    """
     names: list[str] = []
-    while not folder.images_here() and len(below := folder.folders()) == 1:
-        folder = below[0]
+    while not folder.images_here():
+        below = folder.folders()
+        images = [child for child in below if child.name.lower() in _IMAGES]
+        masks = [child.name for child in below if child.name.lower() in _MASKS]
+        if len(below) != 1 and not (len(images) == 1 and len(below) == 1 + len(masks)):
+            break
+        inner = below[0] if len(below) == 1 else images[0]
+        if remarks is not None:
+            folder.pass_over({inner.name, *masks})
+            if masks and inner.name not in masks:
+                remarks.append(f"passed over {few([f'{name}/' for name in masks])} beside {inner.name}/")
+        folder = inner
         names.append(folder.name)
     return folder, names
 
 
-def _inner(layout: Layout, split: str, folder: Folder) -> tuple[Folder, list[str]]:
+def _inner(layout: Layout, split: str, folder: Folder, remarks: list[str] | None = None) -> tuple[Folder, list[str]]:
     """Return the folder of a split without wrappers. The only class of a held-out split is none, if train has it."""
-    inner, wrappers = _unwrapped(folder)
+    inner, wrappers = _unwrapped(folder, remarks)
     if wrappers and split != "train" and "train" in layout.splits:
         trained, _ = _unwrapped(layout.splits["train"][0][1])
         if wrappers[0] in {folder.name for folder in trained.folders()}:
@@ -184,12 +214,17 @@ def _inner(layout: Layout, split: str, folder: Folder) -> tuple[Folder, list[str
 
 
 def _by_split(folders: Sequence[Folder]) -> dict[str, Folder]:
-    """Return the folders whose names are splits, if one of them is train."""
-    found: dict[str, list[Folder]] = {}
+    """Return the folders whose names are splits, if one of them is train.
+
+    Names may say something else, too, if they all say the same: xray_train and xray_test.
+    """
+    groups: dict[str, dict[str, list[Folder]]] = {}
     for folder in folders:
-        split = split_of_name(folder.name)
+        split, rest = _split_and_rest(folder.name)
         if split is not None:
-            found.setdefault(split, []).append(folder)
+            groups.setdefault(rest, {}).setdefault(split, []).append(folder)
+    whole = [group for group in groups.values() if "train" in group and len(group) > 1]
+    found = whole[0] if len(whole) == 1 else groups.get("", {})
     if "train" in found and len(found) > 1:
         for split in filter(None, found):
             if len(found[split]) > 1:
@@ -212,6 +247,26 @@ def _splits_in_classes(classes: Sequence[Folder]) -> Layout | None:
         return None
     places = {split: f"*/{pairs[0][1].name}/" for split, pairs in splits.items()}
     return Layout(splits, [f"splits lie inside the class folders: {', '.join(places.values())}"], places)
+
+
+def _half_split(classes: Sequence[Folder]) -> str | None:
+    """Return a remark if some class folders hold splits and others do not."""
+    with_splits = [
+        cls.name for cls in classes if {"train"} < {split_of_name(folder.name) for folder in cls.folders()} - {None, ""}
+    ]
+    if not with_splits:
+        return None
+    shown = few([f"{name}/" for name in with_splits])
+    return f"train/ and other splits inside {shown} are read together, as not all folders have them"
+
+
+def _like_splits(classes: Sequence[Folder]) -> str | None:
+    """Return a remark if names of classes look like splits."""
+    of_name = {cls.name: _split_and_rest(cls.name)[0] for cls in classes}
+    like = [name for name, split in of_name.items() if split]
+    if "train" not in of_name.values() or len(set(filter(None, of_name.values()))) < 2:
+        return None
+    return f"{few([f'{name}/' for name in like])} look like splits, but are read as classes: name them train/ and val/"
 
 
 def _classes_elsewhere(layout: Layout, split: str) -> set[str]:

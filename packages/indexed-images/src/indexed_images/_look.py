@@ -13,6 +13,7 @@ from ._source import Source
 
 _SAMPLE = 32  # images, evenly spaced
 _BANDS, _EXTRA = 277, 338  # TIFF tags: samples per pixel, meaning of the extra ones
+_DARK = 12  # times darker than white
 _NEAR_BLACK = 16  # of 255: 12-bit values in 16 bits per channel
 
 
@@ -25,6 +26,7 @@ class Sampled:
         counts: Images of each odd kind.
         low: Smallest value of the pixels that have more than 8 bits; NaN without such pixels.
         high: Largest such value.
+        bulk: Largest value below which 99.9 % of the pixels of an image lie; NaN without such pixels.
         brightest: Largest value of images with 16 bits in each of several channels, as 0 to 255; -1 without them.
     """
 
@@ -32,6 +34,7 @@ class Sampled:
     counts: Counter[str]
     low: float = np.nan
     high: float = np.nan
+    bulk: float = np.nan
     brightest: int = -1
 
 
@@ -62,14 +65,32 @@ def complete(reading: Reading, sampled: Sampled) -> tuple[Reading, list[str]]:
     remarks = []
     counts, n = sampled.counts, sampled.n
     n_wide = counts["wide"]
+    if counts["not finite"]:
+        raise ValueError(f"{counts['not finite']} of {n} images looked at have pixels that are NaN or infinite")
+    if counts["float"] and counts["float"] < n_wide and reading.pixel_range is None:
+        n_whole = n_wide - counts["float"]
+        raise ValueError(
+            f"{counts['float']} of {n} images looked at hold floats and {n_whole} hold whole numbers of more than 8 "
+            "bits, so they have no range in common: open one kind alone, or name it (--pixel-range LOW,HIGH)"
+        )
     if n_wide and reading.pixel_range is None:
         low, high = likely_range(sampled.low, sampled.high, is_float=counts["float"] > 0)
-        reading = replace(reading, pixel_range=(low, high))
+        reading = replace(reading, pixel_range=(low, high), is_found=True)
         if high != 65535:
             remarks.append(
                 f"{n_wide} of {n} images looked at hold values from {sampled.low:g} to {sampled.high:g} in more than "
                 f"8 bits: {low:g} is taken as black, {high:g} as white (--pixel-range LOW,HIGH changes it)"
             )
+    if n_wide and reading.pixel_range is not None and sampled.bulk < reading.pixel_range[1] / _DARK:
+        remarks.append(
+            f"nearly all pixels lie below {sampled.bulk:g}, so that images are near black; where the few brighter ones "
+            f"do not matter, take --pixel-range={sampled.low:g},{sampled.bulk:g}"
+        )
+    if _NEAR_BLACK <= sampled.brightest < 128:
+        remarks.append(
+            f"{counts['wide colour']} of {n} images looked at have 16 bits per channel and are dark: their brightest "
+            f"value is {sampled.brightest / 2.55:.0f} % of white"
+        )
     if 0 <= sampled.brightest < _NEAR_BLACK:
         raise ValueError(
             f"{counts['wide colour']} of {n} images looked at have 16 bits per channel and use the lowest "
@@ -101,9 +122,13 @@ def _look_at(image: Image.Image, data: bytes, reading: Reading, found: Sampled) 
     if is_wide(image):
         values = np.asarray(image)
         counts["wide"] += 1
+        if not np.isfinite(values).all():
+            counts["not finite"] += 1
+            return
         counts["float"] += image.mode.startswith("F")
         found.low = float(np.fmin(found.low, values.min()))
         found.high = float(np.fmax(found.high, values.max()))
+        found.bulk = float(np.fmax(found.bulk, np.quantile(values, 0.999)))
     elif any("16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         counts["wide colour"] += 1
         found.brightest = max(found.brightest, int(decode(data, replace(reading, alpha="ignore")).max()))

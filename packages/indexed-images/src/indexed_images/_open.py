@@ -15,7 +15,7 @@ from ._digits import open_digits
 from ._files import open_folder
 from ._hf import open_hf
 from ._imagenet import open_imagenet
-from ._joined import open_joined, split_spec
+from ._joined import open_joined, refuse_other_depths, split_spec
 from ._list import open_list
 from ._look import complete, look
 from ._parquet import open_parquet
@@ -122,7 +122,7 @@ def open_images(
             raise ValueError(_unknown(one, one.partition(":")[0]))
     if upright is None:
         upright = not {one.partition(":")[0] for one in specs} <= {*_AS_STORED}
-    reading = Reading(upright, alpha, _checked_range(pixel_range), max_pixels)
+    reading = Reading(upright, alpha, _checked_range(pixel_range), max_pixels=max_pixels)
     request = Request("", split, seed, download, reading, Fields(image_field, label_field))
     if len(parts) == 1:
         name, _, arg = specs[0].partition(":")
@@ -131,6 +131,7 @@ def open_images(
         source = open_joined(parts, lambda one: SOURCES[one.partition(":")[0]], request)
     if isinstance(source, EncodedSource):
         try:
+            refuse_other_depths(source)
             source.reading, seen = complete(source.reading, look(source, source.reading))
         except ValueError as error:
             raise ValueError(f"{spec}: {error}") from None

@@ -73,17 +73,20 @@ def open_train_and_test(
         ```
     """
     train = _open(data, "train", False, on_corrupt, options)
-    if "pixel_range" not in options or options["pixel_range"] == "auto":
-        options = options | {"pixel_range": train.pixel_range or "auto"}
-    held_out = None
+    held_out, split = None, "val"
     try:
-        held_out = _open(test if test is not None else data, "val", test is not None, "raise", options)
+        held_out = _open(test if test is not None else data, split, test is not None, "raise", options)
     except NoSuchSplit:
         if test is not None:
-            held_out = _open(test, "train", True, "raise", options)
+            split = "train"
+            held_out = _open(test, split, True, "raise", options)
+    ranges: list[str] = []
+    if held_out is not None and (ranges := _compared_ranges(train, held_out)):
+        options = options | {"pixel_range": train.pixel_range}
+        held_out = _open(test if test is not None else data, split, test is not None, "raise", options)
     sets = [train] if held_out is None else [train, held_out]
-    remarks = [said for images in sets for said in images.remarks]
-    if held_out is not None and test is not None:
+    remarks = [said for images in sets for said in images.remarks] + ranges
+    if held_out is not None:
         remarks += _overlap(train, held_out)
     remarks += _one_vocabulary(sets)
     return TrainAndTest(train, held_out, tuple(dict.fromkeys(remarks)))
@@ -111,6 +114,23 @@ def _open(
         raise
     except (ValueError, OSError, ImportError) as error:
         raise OpenError(str(error), str(spec), of_test=of_test) from error
+
+
+def _compared_ranges(train: IndexedImages, test: IndexedImages) -> list[str]:
+    """Return a remark if two ranges were found that differ. Raises OpenError if the sets cannot be of one kind."""
+    if train.pixel_range is None or test.pixel_range is None or train.pixel_range == test.pixel_range:
+        return []  # the range of 8 bits is never in doubt
+    (low, high), (test_low, test_high) = train.pixel_range, test.pixel_range
+    said = (
+        f"pixels reach from {low:g} to {high:g} in training images, from {test_low:g} to {test_high:g} in test images"
+    )
+    if test_high > high or test_low < low or high > 15 * test_high:
+        raise OpenError(
+            f"{said}: open sets of one range, or name the range of both with pixel_range (--pixel-range LOW,HIGH)",
+            test.spec,
+            of_test=True,
+        )
+    return [f"{said}; both are read by the range of the training images"]
 
 
 def _one_vocabulary(sets: list[IndexedImages]) -> list[str]:
@@ -164,7 +184,7 @@ def _overlap(train: IndexedImages, test: IndexedImages) -> list[str]:
     if not train.has_files or not test.has_files:
         return []
     asked = set(_places(test))
-    n = sum(place in asked for place in _places(train))
+    n = len(asked.intersection(_places(train)))
     return [f"{n:,} of the {len(test):,} test images are training images, too: the score is too good"] if n else []
 
 
@@ -186,4 +206,5 @@ def _classes(images: IndexedImages) -> str:
 
 
 def _name(images: IndexedImages, label: int) -> str:
-    return str(label) if images.class_names is None else images.class_names[label]
+    name = str(label) if images.class_names is None else images.class_names[label]
+    return name if name == name.strip() and name.isprintable() else repr(name)  # quoted where it would mislead

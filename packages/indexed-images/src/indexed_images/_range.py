@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_OVERSHOOT = 0.1  # of floats after resizing or filtering
+OVERSHOOT = 0.1  # of floats after resizing or filtering
 _DEPTHS = (8, 9, 10, 12, 14, 16)  # bits per pixel of common sensors
 
 
@@ -17,7 +17,7 @@ def likely_range(low: float, high: float, *, is_float: bool) -> tuple[float, flo
     """
     if not np.isfinite(low) or not np.isfinite(high):
         raise ValueError("pixels are NaN or infinite")
-    if is_float and low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+    if is_float and low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
         return 0.0, 1.0
     for depth in _DEPTHS:
         if low >= 0 and high <= 2**depth - 1:

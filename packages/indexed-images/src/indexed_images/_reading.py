@@ -15,12 +15,14 @@ class Reading:
         alpha: What is behind transparent pixels; "ignore" keeps the colours of the file and drops the transparency.
         pixel_range: Values (low, high) of images of 16 or 32 bits or of floats that become 0 and 255. None means
             (0, 65535), and that images of floats are refused.
+        is_found: Whether the range was found from a sample. Then values beyond it are an error; else they are clipped.
         max_pixels: Most pixels an image may have; None means Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`.
     """
 
     upright: bool = True
     alpha: Alpha = "white"
     pixel_range: tuple[float, float] | None = None
+    is_found: bool = False
     max_pixels: int | None = None
 
 

@@ -1,5 +1,6 @@
 """The interface of a source of images, its two common kinds, and what sources share about splits and labels."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -61,6 +62,9 @@ class Source(Protocol):
     def read(self, i: int) -> bytes | None:
         """Return the encoded file, or None if there is none; raise CorruptImage with the reason."""
 
+    def stamp(self) -> bytes:
+        """Return a hash that changes when the pixels do, as far as that can be told without reading all of them."""
+
     def name(self, i: int) -> str:
         """Return the name of image i for messages."""
 
@@ -94,6 +98,12 @@ class ArraySource:
     def read(self, i: int) -> None:
         return None
 
+    def stamp(self) -> bytes:
+        digest = hashlib.sha256(file_stamp([self._name]))
+        for i in np.unique(np.linspace(0, len(self) - 1, 16).astype(np.int64)).tolist():
+            digest.update(self.image(i).numpy().tobytes())
+        return digest.digest()
+
     def name(self, i: int) -> str:
         return f"{self._name}[{i}]"
 
@@ -117,6 +127,16 @@ class EncodedSource:
     def read(self, i: int) -> bytes:
         raise NotImplementedError
 
+    def stamp(self) -> bytes:
+        """Return what changes with the files: by default a hash of 16 of them."""
+        digest = hashlib.sha256()
+        for i in np.unique(np.linspace(0, len(self) - 1, 16).astype(np.int64)).tolist():
+            try:
+                digest.update(self.read(i))
+            except CorruptImage as error:
+                digest.update(str(error).encode())
+        return digest.digest()
+
     def name(self, i: int) -> str:
         raise NotImplementedError
 
@@ -138,6 +158,9 @@ class FileSource(EncodedSource):
     def __len__(self) -> int:
         return len(self._paths)
 
+    def stamp(self) -> bytes:
+        return file_stamp(self._paths[i] for i in range(len(self)))
+
     def read(self, i: int) -> bytes:
         return read_file(self._paths[i], self.reading)
 
@@ -158,6 +181,18 @@ def read_file(path: str, reading: Reading) -> bytes:
         raise
     except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
         raise CorruptImage(getattr(error, "strerror", None) or str(error)) from error
+
+
+def file_stamp(paths: Iterable[str]) -> bytes:
+    """Return a hash of sizes and dates of files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            found = os.stat(path)
+            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+        except (OSError, ValueError):
+            digest.update(b"missing\n")
+    return digest.digest()
 
 
 class PackedStrings:

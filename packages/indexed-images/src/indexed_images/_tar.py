@@ -20,8 +20,8 @@ from ._labels import Labelling
 from ._layout import Found, images_of, understand
 from ._reading import Notes, Reading
 from ._remote import Archive, is_remote, local_copies
-from ._source import EncodedSource, PackedStrings, Request
-from ._tar_labels import LABEL_BYTES, LABEL_SUFFIXES, Ambiguous, LabelFiles, Stem, add_label_file, labels_of_members
+from ._source import EncodedSource, PackedStrings, Request, file_stamp
+from ._tar_labels import LABEL_BYTES, LABEL_SUFFIXES, LabelError, LabelFiles, Stem, add_label_file, labels_of_members
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -61,6 +61,9 @@ class TarSource(EncodedSource):
             raise CorruptImage(f"only {len(data):,} of {size:,} bytes: the archive was cut since it was opened")
         return data
 
+    def stamp(self) -> bytes:
+        return file_stamp(shard.path for shard in self._shards) + self._where.tobytes()
+
     def name(self, i: int) -> str:
         return f"{self._shards[self._where[i, 0]].address}::{self._names[i]}"
 
@@ -90,6 +93,9 @@ class TarFolder:
     def images(self) -> list[Found]:
         """All images, by shard, then by path."""
         return sorted(self._all(()), key=lambda found: (found.at.shard, found.parts, found.at.offset))
+
+    def pass_over(self, kept: set[str]) -> None:
+        """Do nothing: all members were counted when the archive was read."""
 
     def _all(self, above: tuple[str, ...]) -> Iterator[Found]:
         for member in self._here:
@@ -183,7 +189,8 @@ def _scan(
                 above, start_at, end_at = archives.pop(0)
                 file.seek(start_at)
                 for info in _headers(file):
-                    parts = (*above, *(part for part in info.name.split("/") if part not in ("", ".", "..")))
+                    name = info.name if "/" in info.name else info.name.replace("\\", "/")  # as Windows writes it
+                    parts = (*above, *(part for part in name.split("/") if part not in ("", ".", "..")))
                     kind = _kind(info, parts, account, nested=bool(above))
                     if kind is None:
                         continue
@@ -202,7 +209,7 @@ def _scan(
                     else:
                         file.seek(info.offset_data)
                         add_label_file(label_files, number, parts, file.read(info.size), label_field)
-        except Ambiguous as error:
+        except LabelError as error:
             raise ValueError(f"{shard.address}: {error}") from None
         except Exception as error:  # on damaged headers, tarfile raises ValueError, OverflowError, ... beside TarError
             raise ValueError(

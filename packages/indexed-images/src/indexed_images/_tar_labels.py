@@ -32,16 +32,16 @@ class LabelFile(NamedTuple):
 LabelFiles = dict[str, dict[Stem, LabelFile]]  # suffix -> stem -> file
 
 
-class Ambiguous(ValueError):
-    """Two members claim to be the label of the same image."""
+class LabelError(ValueError):
+    """A member that should hold a label does not, or two claim to be the label of the same image."""
 
 
 def add_label_file(files: LabelFiles, shard: int, parts: tuple[str, ...], content: bytes, field: str | None) -> None:
     """Add a member. Of a .json only the field is kept, as descriptions of a million images take gigabytes.
 
     Raises:
-        Ambiguous: If another member has the same name and another content.
-        ValueError: If a .json is not JSON, or its label is no text, number or list of numbers.
+        LabelError: If another member has the same name and another content; if a .json is not JSON, or its label is no
+            text, number or list of numbers.
     """
     stem, suffix = os.path.splitext(parts[-1])
     name, text = "/".join(parts), content.decode("utf-8", "replace").strip()
@@ -49,7 +49,7 @@ def add_label_file(files: LabelFiles, shard: int, parts: tuple[str, ...], conten
     there = files.setdefault(suffix.lower(), {})
     key = (shard, (*parts[:-1], stem))
     if key in there and there[key].text != file.text:
-        raise Ambiguous(f"two members are called {name!r} and differ, and both may be the label")
+        raise LabelError(f"two members are called {name!r} and differ, and both may be the label")
     there[key] = file
 
 
@@ -76,6 +76,8 @@ def labels_of_members(
         ValueError: If some images have a label file and others do not, or one does not hold what is expected.
     """
     remarks = []
+    if n := len(files.get(".cls", ())) - len({file for file in texts_of(".cls", files, everywhere) if file}):
+        remarks.append(f"{n:,} .cls members fit no image by their names")
     for suffix in LABEL_SUFFIXES:
         beside = texts_of(suffix, files, here)
         chosen = [file for file in beside if file is not None]
@@ -101,7 +103,10 @@ def labels_of_members(
             continue
         vocabulary = [file.text for file in texts_of(suffix, files, everywhere) if file is not None]
         found = labels_of_texts(texts, where, vocabulary)
-        return found._replace(remark=found.remark or f"labels are those of the {suffix} members")
+        remarks.append(found.remark or f"labels are those of the {suffix} members")
+        if n := len(chosen) - len({id(file) for file in chosen}):
+            remarks.append(f"{n:,} images share their {suffix} member with another image")
+        return found._replace(remark="; ".join(remarks))
     return Labelling(None, None, "; ".join(remarks) or None)
 
 
@@ -115,7 +120,7 @@ def _parsed(name: str, text: str, field: str | None) -> LabelFile:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name!r} is not JSON: {' '.join(str(error).split())[:100]}") from None
+        raise LabelError(f"{name!r} is not JSON: {' '.join(str(error).split())[:100]}") from None
     if not isinstance(content, dict):
         return LabelFile(name, None, "none")
     fields = sys.intern(", ".join(map(repr, list(content)[:8])) or "none")
@@ -123,7 +128,7 @@ def _parsed(name: str, text: str, field: str | None) -> LabelFile:
     if isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):
         return LabelFile(name, " ".join(str(int(one) if isinstance(one, bool) else one) for one in value), fields)
     if value is not None and not isinstance(value, str | int | float):
-        raise ValueError(f"label of {name!r} must be a text, a number or a list of numbers, got {value!r:.60}")
+        raise LabelError(f"label of {name!r} must be a text, a number or a list of numbers, got {value!r:.60}")
     return LabelFile(name, None if value is None else str(int(value) if isinstance(value, bool) else value), fields)
 
 

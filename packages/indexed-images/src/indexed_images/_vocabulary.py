@@ -1,5 +1,6 @@
 """One vocabulary over several sets, so that a label means the same class in each of them."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,8 +61,14 @@ def unite(sets: Sequence[Labelled]) -> tuple[list[np.ndarray], list[str] | None]
 def _names(one: Labelled) -> dict[int, str]:
     """Return label -> name."""
     if one.class_names is not None:
-        return dict(enumerate(one.class_names))
+        keys = [_key(name) for name in one.class_names]
+        return dict(enumerate(keys if len(set(keys)) == len(keys) else one.class_names))
     return {int(label): str(label) for label in np.unique(one.labels)}
+
+
+def _key(name: str) -> str:
+    """Write a whole number such as 1.0 as 1, as numbers without names are written."""
+    return name.partition(".")[0] if re.fullmatch(r"[+-]?[1-9]\d*\.0*|0\.0*", name) else name
 
 
 def _same_columns(sets: Sequence[Labelled]) -> tuple[list[np.ndarray], list[str] | None]:
@@ -90,7 +97,7 @@ def _check_kinds(sets: Sequence[Labelled]) -> None:
     numbered = [one for one in sets if one.class_names is None]
     if not named or not numbered:
         return
-    names = {name for one in named for name in one.class_names or ()}
+    names = {name for one in named for name in _names(one).values()}
     for one in numbered:
         if not names & set(_names(one).values()):
             raise ValueError(
