@@ -117,9 +117,13 @@ def test_a_plan_crosses_in_one_copy_and_nothing_waits(cuda: Device) -> None:
 # ---- indexed_images ----
 
 
-@images.of("open_images", "IndexedImages.resident", "IndexedImages.bytes", "IndexedImages.name")
+@images.of(
+    *("open_images", "open_train_and_test", "IndexedImages.resident", "IndexedImages.bytes", "IndexedImages.name"),
+    "IndexedImages.fingerprint",
+)
 def resident(put: Put) -> Any:
     shapes = indexed_images.open_images("shapes:n=5")
+    assert len(indexed_images.open_train_and_test("shapes:n=5").train) == 5
     return shapes.resident(put(torch.zeros(0)).device, size=16), shapes.bytes(0), shapes.name(3)
 
 
