@@ -146,6 +146,53 @@ def test_list_with_names_and_without_labels(tmp_path):
     assert _values(images) == [2, 0]
 
 
+@pytest.mark.parametrize(
+    ("text", "names", "labels", "said"),
+    [
+        ("0\t1\ta.png\n1\t0.000\tx y/b.png\n", None, [1, 0], "lines are index, label and path, as MXNet has them"),
+        ("7 1 0 a.png\n3 1 1 c.png\n", None, [[1, 0], [1, 1]], "lines are index, label and path, as MXNet has them"),
+        ("1 0 a.png\n1 1 c.png\n", None, [[1, 0], [1, 1]], "lines are label and path"),
+        ("sea lion a.png\ncat c.png\n", ["cat", "sea lion"], [1, 0], "lines are label and path"),
+        ("cat\ta.png\ndog\tx y\\b.png\n", ["cat", "dog"], [0, 1], "lines are label and path"),
+        (
+            "a.png\tcat|dog\nc.png\tdog\n",
+            ["cat", "dog"],
+            [[1, 1], [0, 1]],
+            "labels such as 'cat|dog' are read as several",
+        ),
+    ],
+)
+def test_lists_with_the_label_first(tmp_path, text, names, labels, said):
+    for value, name in enumerate(["a.png", "c.png", "x y/b.png"], 1):
+        _save(tmp_path / name, value)
+    images = open_images(_list(tmp_path, text))
+    assert images.class_names == names
+    assert images.labels.tolist() == labels
+    assert _values(images) == [1, 3 if "b.png" in text else 2]
+    assert said in " ".join(images.remarks)
+
+
+def test_lists_written_on_windows(tmp_path):
+    _save(tmp_path / "x" / "a.png", 1)
+    _save(tmp_path / "y" / "z" / "b.png", 2)
+    images = open_images(_list(tmp_path, "x\\a.png cat\r\ny\\z\\b.png dog\r\n"))
+    assert _values(images) == [1, 2]
+    assert images.class_names == ["cat", "dog"]
+    _save(tmp_path / "x\\a.png", 3)  # a backslash in a name
+    _save(tmp_path / "y\\z\\b.png", 4)
+    assert _values(open_images(f"list:{tmp_path / 'list.txt'}")) == [3, 4]
+
+
+def test_lists_of_files_that_are_not_there(tmp_path):
+    _save(tmp_path / "a.png")
+    for text in ("a.png 1\nb.png 2\n", "0\t1\tb.png\n", "cat b.png\n", "x\\a.png\n"):
+        with pytest.raises(FileNotFoundError, match=r"1 are not there, .*: a line is `path\[ label\]`, and") as error:
+            open_images(_list(tmp_path, text))
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"'1 a.png' is a label and a path, but 'b.png' is a path alone"):
+        open_images(_list(tmp_path, "1 a.png\nb.png\n"))
+
+
 def test_list_refusals(tmp_path):
     with pytest.raises(ValueError, match="1 of 2 images have a label, image 2 has none"):
         open_images(_list(tmp_path, "a.png 1\nb.png"))
