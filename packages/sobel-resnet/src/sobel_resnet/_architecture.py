@@ -52,5 +52,6 @@ def _empty_state(**options: Any) -> dict[str, Tensor]:
     try:
         with torch.device("meta"):
             return ResNet(**options).state_dict()
-    except (OverflowError, RuntimeError) as error:  # sizes beyond 64 bit or negative channels
-        raise ValueError(f"no ResNet can be built with {options}: {error}") from None
+    except (OverflowError, RuntimeError, TypeError) as error:  # sizes beyond 64 bit or negative channels
+        reason = str(error).splitlines()[0]  # of a TypeError, torch adds its stack
+        raise ValueError(f"no ResNet can be built with {options}: {reason}") from None

@@ -1,8 +1,10 @@
 """Find every ResNet in a checkpoint by the structure of its names, whatever containers and prefixes are around it."""
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +18,7 @@ MAX_DEPTH = 16  # known files nest up to five containers; a pickle can hold a co
 _MAX_CONTAINERS = 10_000
 _MAX_CANDIDATES = 64
 _MAX_NAME = 1_000  # characters of a name that may hold a prefix
+_MAX_NAMES = 10_000  # names of tensors that are kept to say what a file holds
 _TRUNK = re.compile(r"(conv|bn|layer)\d+\.")
 _STEM = re.compile(r"(|.*?\.)(?:layer1\.0\.)?conv1\.weight")
 _SEQUENTIAL = re.compile(r"((?:.*\.)?)0\.weight")
@@ -25,6 +28,9 @@ _TRANSFORMERS = re.compile(r"((?:.*\.)?)embedder\.embedder\.convolution\.weight"
 _COPY_WORDS = "ema momentum teacher target average averaged avg swa slow shadow key polyak moving offline"
 _COPIES = frozenset(_COPY_WORDS.split())
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_OPTIMIZERS = frozenset("optim optims optimizer optimizers optimiser optimisers".split())
+_IN_TRUNK = re.compile(r"(?:^|(?<=\.))(?:layer[1-4]|conv1|bn1)\.")
+_WRAPPER = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _LETTER = re.compile(r"_[km](?![a-z])")  # encoder_k of MoCo, visual_encoder_m of ALBEF
 
 Rename = Callable[[str], str]
@@ -66,18 +72,24 @@ class Candidate:
         """Whether this is the momentum or EMA copy of another network, judged by its name."""
         return self.averaged or is_copy_name(self.label)
 
-    @property
-    def rank(self) -> tuple[int, ...]:
-        """Sorts the usual containers first."""
-        return tuple(_CONTAINERS.index(key) if key in _CONTAINERS else len(_CONTAINERS) for key in self.path)
+    def precedes(self, other: "Candidate") -> bool:
+        """Tell whether the containers are a reason to prefer this one, which depth alone is not.
+
+        It precedes a network in a container beside its own tensors, and one whose path parts from its own at a
+        container that is less usual.
+        """
+        for mine, theirs in zip(self.path, other.path, strict=False):
+            if mine != theirs:
+                return _rank(mine) < _rank(theirs)
+        return len(self.path) < len(other.path)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What the search found: the networks, all tensors by their full names, and whether it stopped before the end."""
+    """What the search found: the networks, the full names of tensors, and whether it stopped before the end."""
 
     candidates: list[Candidate]
-    tensors: dict[str, Tensor]
+    names: list[str]
     faults: list[str]
     cut: bool
 
@@ -87,30 +99,59 @@ def is_copy_name(label: str) -> bool:
     return any(word.lower() in _COPIES for word in _WORD.findall(label)) or _LETTER.search(label) is not None
 
 
+def _rank(container: str) -> int:
+    return _CONTAINERS.index(container) if container in _CONTAINERS else len(_CONTAINERS)
+
+
+def _is_optimizer(container: str) -> bool:
+    return any(word.lower() in _OPTIMIZERS for word in _WORD.findall(container[:_MAX_NAME]))
+
+
 def search(content: dict[Any, Any]) -> Search:
-    """Find the networks in all nested containers except the state of optimisers."""
+    """Find the networks in all nested containers except the state of optimisers.
+
+    A container that is in the file under several names is searched once, under the most usual of them.
+    """
     candidates: list[Candidate] = []
-    tensors: dict[str, Tensor] = {}
+    names: list[str] = []
     faults: list[str] = []
     cut = False
-    n_seen = 0
-    todo: list[tuple[tuple[str, ...], dict[Any, Any], tuple[str, ...]]] = [((), content, ())]
+    todo: deque[tuple[tuple[str, ...], dict[Any, Any], tuple[str, ...]]] = deque([((), content, ())])
+    seen = {id(content)}
     while todo and len(candidates) < _MAX_CANDIDATES:
-        path, mapping, heads = todo.pop(0)
-        n_seen += 1
+        path, mapping, heads = todo.popleft()
         here = {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
-        tensors |= {"".join(f"{part}." for part in path) + key: value for key, value in here.items()}
-        candidates.extend(_in_mapping(path, here, heads, faults))
-        for key, inner in mapping.items():
-            if not isinstance(inner, dict) or not (isinstance(key, str) or len(mapping) == 1) or "optim" in str(key):
+        outer = "".join(f"{part[:100]}." for part in path)
+        names.extend(outer + key for key in islice(here, _MAX_NAMES - len(names)))
+        candidates.extend(_in_mapping(path, _unwrapped(here), heads, faults))
+        inside = [
+            (str(key), inner)
+            for key, inner in mapping.items()
+            if isinstance(inner, dict) and (isinstance(key, str) or len(mapping) == 1)
+        ]
+        for key, inner in sorted(inside, key=lambda pair: (is_copy_name(pair[0][:_MAX_NAME]), _rank(pair[0]))):
+            if id(inner) in seen or _is_optimizer(key):
                 continue
-            if len(path) == MAX_DEPTH or n_seen + len(todo) >= _MAX_CONTAINERS:
+            if len(path) == MAX_DEPTH or len(seen) >= _MAX_CONTAINERS:
                 cut = True
                 continue
+            seen.add(id(inner))
             beside = mapping.get("heads") if key == "trunk" else None  # VISSL keeps heads beside the trunk
-            names = tuple(f"heads.{name}" for name in beside) if isinstance(beside, dict) else ()
-            todo.append(((*path, str(key)), inner, names))
-    return Search(candidates, tensors, faults, cut or bool(todo))
+            beside = tuple(f"heads.{name}" for name in beside) if isinstance(beside, dict) else ()
+            todo.append(((*path, key), inner, beside))
+    return Search(candidates, names, faults, cut or bool(todo))
+
+
+def _unwrapped(here: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the wrappers of torch.compile, FSDP and activation checkpointing from inside the names of a network.
+
+    Those before a network are a part of its prefix and stay, as do all if two tensors would have the same name.
+    """
+    renamed: dict[str, Tensor] = {}
+    for key, value in here.items():
+        found = _IN_TRUNK.search(key) if len(key) <= _MAX_NAME else None
+        renamed[key[: found.end()] + _WRAPPER.sub("", key[found.end() - 1 :])[1:] if found else key] = value
+    return renamed if len(renamed) == len(here) else here
 
 
 def _in_mapping(

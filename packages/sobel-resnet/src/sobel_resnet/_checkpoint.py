@@ -15,7 +15,7 @@ from torch import Tensor
 from ._architecture import architecture, check_architecture
 from ._checks import check_finite, check_size
 from ._dialects import Trunk, find_trunk
-from ._files import one_line, read_weights
+from ._files import one_line, read_weights, shown
 from ._resnet import ResNet, architecture_of
 
 # Version of our metadata. It is raised when older readers would misread a new file. Version 1 had no hash.
@@ -35,9 +35,11 @@ class LoadReport:
         metadata: The strings stored in a safetensors file.
         prefix: What precedes the names of the backbone, such as "module.encoder_q.". Containers such as state_dict
             are part of it only where they tell the networks of the file apart.
-        others: The same for other networks in the file, which `load_backbone` loads if its `prefix` is one of them.
+        others: The same for other networks in the file, which `load_backbone` loads if its `prefix` is one of them. The
+            fault of one that cannot be loaded follows in parentheses.
         is_copy: Whether the backbone is a momentum or EMA copy, by its name: the file holds nothing else, or it was
             asked for.
+        has_guessed_sobel: Whether two input channels alone made it a network behind a Sobel filter.
     """
 
     arch: str
@@ -48,13 +50,15 @@ class LoadReport:
     prefix: str = ""
     others: tuple[str, ...] = ()
     is_copy: bool = False
+    has_guessed_sobel: bool = field(default=False, init=False)
 
     def __str__(self) -> str:
         left = f", {len(self.dropped)} left behind ({', '.join(self.dropped[:3])}...)" if self.dropped else ""
         place = f", from {self.prefix or 'the top'}" if self.others or self.is_copy else ""
         place += " (a momentum or EMA copy)" if self.is_copy else ""
         place += f" and not from {', '.join(name or 'the top' for name in self.others)}" if self.others else ""
-        text = f"{self.arch} from a {self.family} file: {self.matched} tensors loaded{place}{left}"
+        sobel = " with a Sobel filter (it has two input channels)" if self.has_guessed_sobel else ""
+        text = f"{self.arch}{sobel} from a {self.family} file: {self.matched} tensors loaded{place}{left}"
         return one_line(text)
 
 
@@ -101,12 +105,13 @@ def load_backbone(path: str | os.PathLike[str], *, prefix: str | None = None) ->
     filter come from our metadata or from the shapes of the tensors. Heads are dropped and listed in the report. No code
     of a file is run.
 
-    Of several networks, the momentum or EMA copy (encoder_k, teacher, target, model_ema, ...) is not taken. The report
-    says which one was.
+    Of several networks, the momentum or EMA copy (encoder_k, teacher, target, model_ema, ...) is not taken, not even
+    where the other one is damaged. The report says which one was.
 
     Args:
         path: A safetensors or torch file; or the index of one in parts, or the folder that holds the index.
-        prefix: What precedes the names of the network to load, where a file holds several.
+        prefix: What precedes the names of the network to load, where a file holds several; a part of it, such as a
+            container, is enough where only one network has it.
 
     Returns:
         The model, float32 on the CPU and in training mode, and a report of what was found.
@@ -130,18 +135,19 @@ def load_backbone(path: str | os.PathLike[str], *, prefix: str | None = None) ->
     metadata = weights.metadata
     try:
         _check_digest(weights.content, metadata)
-        trunk = find_trunk(weights.content, prefix)
+        trunk = find_trunk(weights.content, weights.size, prefix)
         options = _options(trunk, metadata)
         check_size(trunk.tensors, weights.size)
         model = ResNet(**options)
         # strict=False accepts files without num_batches_tracked (torch before 0.4.1). The rest has been checked.
-        model.load_state_dict(trunk.tensors, strict=False)
+        tensors = {key: value for key, value in trunk.tensors.items() if not _is_odd_count(key, value)}
+        model.load_state_dict(tensors, strict=False)
         check_finite(model.state_dict())
     except ValueError as error:
-        raise ValueError(f"{path}: {one_line(str(error))}") from None
+        raise ValueError(f"{shown(path)}: {one_line(str(error))}") from None
     report = LoadReport(
         model.arch,
-        len(trunk.tensors),
+        len(tensors),
         trunk.dropped,
         "sobel-resnet" if "sobel_resnet" in metadata else trunk.family,
         metadata,
@@ -149,7 +155,13 @@ def load_backbone(path: str | os.PathLike[str], *, prefix: str | None = None) ->
         trunk.others,
         trunk.is_copy,
     )
+    object.__setattr__(report, "has_guessed_sobel", options["sobel"] and "sobel_resnet" not in metadata)
     return model, report
+
+
+def _is_odd_count(key: str, value: Tensor) -> bool:
+    """Tell whether this is a count of batches of another shape than torch's, which no result depends on."""
+    return key.endswith("num_batches_tracked") and value.shape != ()
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -184,9 +196,10 @@ def _options(trunk: Trunk, metadata: Mapping[str, str]) -> dict[str, Any]:
         options = architecture(trunk.tensors)
         check_architecture(trunk.tensors, options)
     except ValueError as error:
+        spare = "" if trunk.spare is None else f"; prefix={trunk.spare!r} loads another network of the file"
         if trunk.lookalike is None:
-            raise
-        raise ValueError(f"no ResNet of this package but {trunk.lookalike}, which is not read: {error}") from None
+            raise ValueError(f"{error}{spare}") from None
+        raise ValueError(f"no ResNet of this package but {trunk.lookalike}, which is not read: {error}{spare}") from None
     return options
 
 

@@ -6,20 +6,31 @@ from torch import Tensor
 
 
 def check_size(tensors: Mapping[str, Tensor], size: int) -> None:
-    """Check that the tensors fit into a file of `size` bytes: a pickle can give any shape to a single number."""
-    claimed = sum(value.numel() * value.element_size() for value in tensors.values())
+    """Check that the tensors fit into a file of `size` bytes: a pickle can give any shape to a single number.
+
+    Tensors that share their storage, as tied weights do, count once. Together they may be four times as large as the
+    file, since the network holds each of them.
+    """
+    largest: dict[int, int] = {}
+    total = 0
+    for value in tensors.values():
+        n_bytes = value.numel() * value.element_size()
+        place = value.untyped_storage().data_ptr()
+        largest[place] = max(n_bytes, largest.get(place, 0))
+        total += n_bytes
+    claimed = max(sum(largest.values()), total // 4)
     if claimed > size:
         raise ValueError(f"tensors claim {claimed:,} bytes in a file of {size:,}: damaged or forged")
 
 
 def check_match(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Check that names and shapes in a file are those of the network; only num_batches_tracked may be missing."""
+    """Check that names and shapes in a file are those of the network, but for num_batches_tracked."""
     missing = sorted(key for key in wanted.keys() - found.keys() if not key.endswith("num_batches_tracked"))
     unexpected = sorted(found.keys() - wanted.keys())
     shapes = [
         f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
+        if key in found and found[key].shape != wanted[key].shape and not key.endswith("num_batches_tracked")
     ]
     faults = {"missing": missing, "unexpected": unexpected, "other shape": shapes}
     if said := [f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._architecture import architecture, check_architecture
 from ._candidates import MAX_DEPTH, Candidate, Search, is_copy_name, search
+from ._checks import check_size
 from ._files import asks_to_run_code
 from ._lookalikes import lookalike, other_network
 from ._names import from_detectron2, from_sequential, from_transformers
@@ -30,7 +31,8 @@ class Trunk:
         dropped: Names of the tensors beside it.
         family: The program that seems to have written the file.
         prefix: What precedes its names; containers are left out where all networks of the file share them.
-        others: The same for the networks that were not chosen.
+        others: The same for the networks that were not chosen, with the fault of those that cannot be loaded.
+        spare: The prefix of another network, which can be loaded, if this one cannot.
         is_copy: Whether it is the momentum or EMA copy of another network.
         lookalike: The other network that it may be, should its tensors not fit ours.
     """
@@ -40,15 +42,16 @@ class Trunk:
     family: str
     prefix: str
     others: tuple[str, ...]
+    spare: str | None
     is_copy: bool
     lookalike: str | None
 
 
-def find_trunk(content: dict[Any, Any], prefix: str | None = None) -> Trunk:
-    """Return the one backbone in a file, or the one under `prefix`.
+def find_trunk(content: dict[Any, Any], size: int, prefix: str | None = None) -> Trunk:
+    """Return the one backbone in a file of `size` bytes, or the one under `prefix`.
 
-    Of several, those that match no architecture are left out, then the momentum and EMA copies, then those in unusual
-    containers, then second names of the same tensors.
+    Of several, the momentum and EMA copies are left out, then those that match no architecture, then those in unusual
+    containers, then second names of the same network. A copy does not stand in for a network that is damaged.
 
     Raises ValueError if there is none or no reason to choose one of several, if the file holds another Sobel filter
     than ours, or if a tensor of the backbone is not a dense tensor of floats.
@@ -57,10 +60,12 @@ def find_trunk(content: dict[Any, Any], prefix: str | None = None) -> Trunk:
     if not found.candidates:
         raise ValueError(_nothing_found(content, found))
     shared = _shared_containers(found.candidates)
-    labels = [one.label.removeprefix(shared) for one in found.candidates]
-    fitting = [one for one in found.candidates if len(found.candidates) == 1 or _fits(one)]
-    chosen = _choose(found.candidates, fitting, labels) if prefix is None else _pick(found.candidates, labels, prefix)
-    others = [one for one in fitting if one is not chosen and not (chosen in fitting and _is_same(one, chosen))]
+    labels = {one: one.label.removeprefix(shared) for one in found.candidates}
+    faults = {one: _fault(one, size) for one in found.candidates}
+    chosen = _choose(labels, faults) if prefix is None else _pick(labels, prefix)
+    others = [one for one in labels if one is not chosen]
+    if faults[chosen] is None:
+        others = [one for one in others if one.is_copy != chosen.is_copy or faults[one] or not _is_same(one, chosen)]
     for name, value in chosen.tensors.items():
         _check_plain(chosen.prefix + name, value)
     if "conv1.weight" in chosen.tensors:
@@ -70,8 +75,9 @@ def find_trunk(content: dict[Any, Any], prefix: str | None = None) -> Trunk:
         chosen.tensors,
         chosen.dropped,
         _family(content, chosen),
-        labels[found.candidates.index(chosen)],
-        tuple(labels[found.candidates.index(one)] for one in others),
+        labels[chosen],
+        tuple(labels[one] + (f" (not loadable: {faults[one]})" if faults[one] else "") for one in others),
+        next((labels[one] for one in others if faults[chosen] and not faults[one]), None),
         chosen.is_copy,
         lookalike(inside),
     )
@@ -87,55 +93,65 @@ def _shared_containers(candidates: list[Candidate]) -> str:
     return shared
 
 
-def _choose(candidates: list[Candidate], fitting: list[Candidate], labels: list[str]) -> Candidate:
-    pool = fitting or candidates
-    pool = [one for one in pool if not one.is_copy] or pool
-    first_rank = min(one.rank for one in pool)
-    pool = [one for one in pool if one.rank == first_rank]
-    if all(one is pool[0] or (fitting and _is_same(one, pool[0])) for one in pool):
+def _choose(labels: dict[Candidate, str], faults: dict[Candidate, str | None]) -> Candidate:
+    mains = [one for one in labels if not one.is_copy] or list(labels)
+    pool = [one for one in mains if faults[one] is None] or mains
+    pool = [one for one in pool if not any(other.precedes(one) for other in pool)]
+    if len(pool) == 1:
         return pool[0]
-    several = [labels[candidates.index(one)] for one in pool]
+    if all(faults[one] is None and _is_same(one, pool[0]) for one in pool):
+        return next((one for one in pool if "backbone" in one.label.split(".")), pool[0])
+    several = [labels[one] for one in pool]
     raise ValueError(
         f"several ResNets found, under {_some(several)}: pass load_backbone one of them, as in prefix={several[0]!r}, "
         "or save it in a file of its own"
     )
 
 
-def _pick(candidates: list[Candidate], labels: list[str], prefix: str) -> Candidate:
-    """Return the network under a prefix, which may be given without its containers and without the last dot."""
+def _pick(labels: dict[Candidate, str], prefix: str) -> Candidate:
+    """Return the network under a prefix, which may be any part of its containers and prefix that no other one has."""
     wanted = prefix.rstrip(".")
-    pairs = [(one, {label.rstrip("."), one.label.rstrip(".")}) for one, label in zip(candidates, labels, strict=True)]
-    exact = [one for one, names in pairs if wanted in names]
-    loose = [one for one, names in pairs if wanted and any(name.endswith(f".{wanted}") for name in names)]
-    found = exact or loose
+    names = {one: {label.rstrip("."), one.label.rstrip(".")} for one, label in labels.items()}
+    found = [one for one in names if wanted in names[one]]
+    if wanted and not found:
+        found = [one for one in names if any(name.endswith(f".{wanted}") for name in names[one])]
+    if wanted and not found:
+        found = [one for one in names if f".{wanted}." in f".{one.label}"]
     if len(found) != 1:
         fault = "several ResNets" if found else "no ResNet"
-        raise ValueError(f"{fault} under prefix {prefix!r}: the file has {_some(labels, 8)}")
+        raise ValueError(f"{fault} under prefix {prefix!r}: the file has {_some(list(labels.values()), 8)}")
     return found[0]
 
 
-def _fits(one: Candidate) -> bool:
+def _fault(one: Candidate, size: int) -> str | None:
+    """Return why this network cannot be loaded, or None if it can."""
     try:
         for name, value in one.tensors.items():
             _check_plain(name, value)
         check_architecture(one.tensors, architecture(one.tensors))
-    except ValueError:
-        return False
-    return True
+        check_size(one.tensors, size)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _is_same(one: Candidate, other: Candidate) -> bool:
-    """Tell whether both names lead to the same network, as net. and online_encoder.net. of a BYOL module do."""
+    """Tell whether both names lead to equal networks, as net. and online_encoder.net. of a BYOL module do."""
     return one.tensors.keys() == other.tensors.keys() and all(
-        value.shape == other.tensors[name].shape and value.data_ptr() == other.tensors[name].data_ptr()
-        for name, value in one.tensors.items()
+        _is_equal(value, other.tensors[name]) for name, value in one.tensors.items()
     )
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return (one.data_ptr() == other.data_ptr() and one.stride() == other.stride()) or torch.equal(one, other)
 
 
 def _nothing_found(content: dict[Any, Any], found: Search) -> str:
     if found.faults:
         return found.faults[0]
-    names = list(found.tensors)
+    names = found.names
     if features := next(filter(_FEATURES.fullmatch, names), None):
         return (
             f"no ResNet found but an AlexNet or VGG ({features}), as the DeepCluster code of 2018 trains: "

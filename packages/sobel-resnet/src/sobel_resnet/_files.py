@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ._kinds import folder_kind, foreign_kind
 from ._shards import index_of, read_shards
@@ -37,10 +37,10 @@ def read_weights(path: Path) -> Weights:
             content, size = read_shards(index, lambda shard: _read_file(shard)[0])
         except ValueError as error:
             said = one_line(str(error))
-            raise ValueError(said if said.startswith(str(path)) else f"{path}: {said}") from None
+            raise ValueError(said if said.startswith(shown(path)) else f"{shown(path)}: {said}") from None
         return Weights(content, {}, size)
     if path.is_dir():
-        raise ValueError(f"{path}: not a readable weights file {one_line(folder_kind(path))}")
+        raise ValueError(f"{shown(path)}: not a readable weights file {one_line(folder_kind(path))}")
     content, metadata = _read_file(path)
     return Weights(content, metadata, path.stat().st_size)
 
@@ -49,16 +49,16 @@ def _read_file(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     with path.open("rb") as file:
         head = file.read(9)
     if kind := foreign_kind(path):
-        raise ValueError(f"{path}: not a readable weights file {one_line(kind)}")
+        raise ValueError(f"{shown(path)}: not a readable weights file {one_line(kind)}")
     if head[8:] == b"{":  # safetensors: the header's length in 8 bytes, then the header in JSON
         try:
             with safe_open(path, framework="pt", device="cpu") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-        except SafetensorError as error:
+        except Exception as error:  # torch has errors of its own for shapes that no tensor has
             raise ValueError(_damaged(path, error)) from None
     content = _read_torch(path, zipped=head.startswith(b"PK"))
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a state_dict or a checkpoint holding one, got a {type(content).__name__}")
+        raise ValueError(f"{shown(path)}: expected a state_dict or a checkpoint holding one, got a {type(content).__name__}")
     return content, {}
 
 
@@ -68,9 +68,14 @@ def _read_torch(path: Path, zipped: bool) -> Any:
             _check_zip(path)
         return read_torch(path)
     except CodeError as error:
-        raise ValueError(f"{path}: {asks_to_run_code(error.name)}") from None
+        raise ValueError(f"{shown(path)}: {asks_to_run_code(error.name)}") from None
     except Exception as error:  # nearly any error, where the file is damaged
         raise ValueError(_damaged(path, error)) from None
+
+
+def shown(path: Path) -> str:
+    """Return a path in one line, whatever characters are in it."""
+    return one_line(str(path), 5_000)
 
 
 def asks_to_run_code(name: str) -> str:
@@ -102,4 +107,4 @@ def _check_zip(path: Path) -> None:
 
 def _damaged(path: Path, error: Exception) -> str:
     reason = one_line((str(error) or type(error).__name__).splitlines()[0], 120)
-    return f"{path}: not a readable weights file, truncated or of another format ({reason}); fetch or save it again"
+    return f"{shown(path)}: not a readable weights file, truncated or of another format ({reason}); fetch or save it again"

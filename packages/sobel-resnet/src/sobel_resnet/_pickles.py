@@ -1,7 +1,7 @@
 """Read the pickle of a torch file without running anything: a stack machine that rebuilds dense tensors and no more.
 
 `pickletools` splits the bytes into instructions. Whatever they name becomes a `StandIn`. Sizes that a file claims are
-not allocated, and nothing recurses, so the cost is that of the bytes.
+not allocated, nothing recurses, and what is read is kept by reference or copied once, so the cost is that of the bytes.
 """
 
 import pickletools
@@ -50,7 +50,10 @@ _PARAMETERS = (
     "torch.nn.parameter.Parameter",  # before torch 0.4
 )
 _DICTS = ("collections.OrderedDict", "collections.Counter", "builtins.dict")
-_KEYS = (str, int, float, bytes, type(None))  # bool is an int
+_KEYS = (str, float, bytes, type(None))  # and integers of 64 bits, since long ones are hashed anew each time
+_MAX_STEPS = 5_000_000  # instructions; checkpoints have thousands, and one million takes a second or two
+_MAX_NAME = 1_000  # characters
+_MAX_UNWRAPPED = 8  # tensors of a subclass inside each other
 
 
 def read_pickle(file: IO[bytes], storage: Storage) -> Any:
@@ -68,10 +71,15 @@ class _Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below the marks
         self.memo: dict[int, Any] = {}
+        self.n_steps = 0
+        self.n_copied = 0
 
     def run(self, file: IO[bytes]) -> Any:
         for opcode, argument, _ in pickletools.genops(file):
             name = opcode.name
+            self.n_steps += 1
+            if self.n_steps > _MAX_STEPS:
+                raise ValueError(f"a pickle of more than {_MAX_STEPS:,} instructions")
             if name == "STOP":
                 return self.stack.pop()
             if name in _VALUES:
@@ -129,19 +137,22 @@ class _Machine:
             case "SETITEMS":
                 self._set(self._marked())
             case "GLOBAL":
-                self.stack.append(Global(*argument.split(" ", 1)))
+                self.stack.append(_global(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 attribute, module = pop(), pop()
-                self.stack.append(Global(str(module), str(attribute)))
+                self.stack.append(_global(module, attribute))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = pop(), pop()
                 self.stack.append(self._call(function, arguments))
             case "NEWOBJ_EX":
                 keywords, arguments, function = pop(), pop(), pop()
-                self.stack.append(self._call(function, (*arguments, keywords)))
+                made = self._call(function, arguments)
+                if isinstance(made, StandIn):
+                    made.parts.append(keywords)
+                self.stack.append(made)
             case "INST":
                 items = self._marked()
-                self.stack.append(self._call(Global(*argument.split(" ", 1)), tuple(items)))
+                self.stack.append(self._call(_global(*argument.split(" ", 1)), tuple(items)))
             case "OBJ":
                 function, *items = self._marked()
                 self.stack.append(self._call(function, tuple(items)))
@@ -164,24 +175,34 @@ class _Machine:
             raise TypeError("items are set in something else than a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Other keys, such as tuples, are hashed in exponential time where they are nested.
-            dict.__setitem__(target, key if isinstance(key, _KEYS) else f"<{type(key).__name__}>", value)
+            is_key = isinstance(key, _KEYS) or (isinstance(key, int) and key.bit_length() <= 64)
+            dict.__setitem__(target, key if is_key else f"<{type(key).__name__}>", value)
 
     def _call(self, function: Any, arguments: Any) -> Any:
         """Return a tensor for torch's rebuilding functions, otherwise a stand-in; only dense tensors have values."""
-        name = function.name if isinstance(function, Global | StandIn) else type(function).__name__
-        while name == "torch._tensor._rebuild_from_type_v2":  # a tensor of a subclass or with attributes
+        if not isinstance(arguments, tuple):  # a list could hold itself
+            raise TypeError("arguments are not a tuple")
+        if isinstance(function, StandIn):  # what it makes is unknown; the rules below are for named functions
+            return StandIn(f"{function.name.removesuffix('()')}()", arguments)
+        for _ in range(_MAX_UNWRAPPED):
+            name = function.name if isinstance(function, Global) else type(function).__name__
+            if name != "torch._tensor._rebuild_from_type_v2":  # a tensor of a subclass or with attributes
+                break
             function, arguments = arguments[0], arguments[2]
-            name = function.name
-            if not isinstance(arguments, tuple):  # a list could hold itself
-                raise TypeError("arguments are not a tuple")
+            if not isinstance(function, Global) or not isinstance(arguments, tuple):
+                raise TypeError("a tensor is not rebuilt from a function and a tuple")
+        else:
+            raise ValueError(f"more than {_MAX_UNWRAPPED} tensors of a subclass inside each other")
         # Members of an Enum are attributes of a class. Those of an object, such as the methods of a path, are not data.
         if name == "builtins.getattr" and not isinstance(arguments[0], Global):
             raise CodeError(name)
         if name in _PARAMETERS:
             return arguments[0]
         if name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
-            storage, offset, size, stride = arguments[:4]
-            if isinstance(storage, Tensor):
+            storage, offset, size, stride, *rest = arguments[:7]
+            if isinstance(storage, Tensor) and not _is_flipped(rest):
+                if not (_are_integers((offset,)) and _are_integers(size) and _are_integers(stride)):
+                    raise TypeError("a tensor's place or shape is not made of integers")
                 # Torch checks that this stays inside the storage.
                 return storage.as_strided(size, stride, storage.storage_offset() + offset)
         if name.startswith("torch._utils._rebuild_"):  # sparse, quantized and other tensors that no backbone has
@@ -194,21 +215,52 @@ class _Machine:
 
     def _filled(self, name: str, content: Any) -> StandIn:
         made = StandIn(name)
-        pairs = dict.items(content) if isinstance(content, dict) else content
+        # Each pair took an instruction, unless the same pairs are asked for again and again.
+        self.n_copied += len(content)
+        if self.n_copied > self.n_steps:
+            raise ValueError("a pickle that copies the same items many times")
         self.stack.append(made)
-        self._set([item for pair in pairs for item in pair])
+        for pair in dict.items(content) if isinstance(content, dict) else content:
+            if not isinstance(pair, list | tuple) or len(pair) != 2:
+                raise TypeError("a dict is not made of pairs")
+            self._set(list(pair))
         self.stack.pop()
         return made
 
     def _load_storage(self, identity: Any) -> Any:
+        if not isinstance(identity, tuple):
+            raise TypeError("a storage is not named by a tuple")
         if identity[0] in ("module", b"module"):  # the class of a pickled model, with its source, before torch 1.6
             return identity[1]
-        kind, dtype, key, _, numel, *view = identity
+        kind, dtype, key, _, numel, *view = identity[:6]
         if kind not in ("storage", b"storage"):
             raise ValueError("a storage of an unknown kind")
+        if not isinstance(key, str | int | bytes) or not isinstance(numel, int):
+            raise TypeError("a storage's key or length is neither text nor a number")
         known = _DTYPES.get(dtype.name.rpartition(".")[2]) if isinstance(dtype, Global) else None
-        found = None if known is None else self.storage(known, str(key), int(numel))
-        if found is not None and any(view):  # a part of a storage, before torch 0.4
+        found = None if known is None else self.storage(known, str(key), numel)
+        if found is not None and any(part is not None for part in view):  # a part of a storage, before torch 0.4
             _, start, length = view[0]
+            if not _are_integers((start, length)):
+                raise TypeError("a part of a storage is not given by integers")
             return found[start : start + length]
         return StandIn("a storage", dtype) if found is None else found
+
+
+def _global(module: Any, name: Any) -> Global:
+    # Text of nested objects would take exponential time, and a long name is repeated at the cost of three bytes.
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise TypeError("a name is not text")
+    if len(module) + len(name) > _MAX_NAME:
+        raise ValueError("a name is too long")
+    return Global(module, name)
+
+
+def _are_integers(values: Any) -> bool:
+    return isinstance(values, tuple | list) and len(values) <= 64 and all(isinstance(value, int) for value in values)
+
+
+def _is_flipped(rest: list[Any]) -> bool:
+    """Tell from the last arguments of a tensor whether its numbers are stored conjugated or with the other sign."""
+    about = rest[2] if len(rest) > 2 else None
+    return isinstance(about, dict) and any(dict.get(about, bit) for bit in ("conj", "neg"))

@@ -71,8 +71,11 @@ def _read_legacy(content: mmap.mmap) -> Any:
         raise ValueError("saved on a big-endian machine")
     start = content.tell()
     read_pickle(content, note)  # type: ignore[arg-type]
-    for key in read_pickle(content, note):  # type: ignore[arg-type]
-        if key not in types:
+    keys = read_pickle(content, note)  # type: ignore[arg-type]
+    if not isinstance(keys, list):
+        raise TypeError("the keys of the storages are not a list")
+    for key in keys:
+        if not isinstance(key, str) or key not in types:
             raise ValueError("a storage of an unknown type")
         n_bytes = int.from_bytes(content.read(8), "little") * types[key].itemsize
         read[key] = bytearray(content.read(n_bytes))
