@@ -313,6 +313,25 @@ def test_arrays_found_and_named(tmp_path):
     assert images.labels.tolist() == Y[:3].tolist()
 
 
+def test_arrays_that_may_be_labels_are_told(tmp_path):
+    said = "images in array 'images', no array of labels; --label-field names one of 'fine_labels', 'coarse_labels'"
+    spec = _npz(tmp_path, images=X, fine_labels=Y, coarse_labels=Y // 2, ids=Y, other=Y[:3])
+    images = open_images(spec)
+    assert images.labels is None
+    assert images.remarks == (said,)
+    assert open_images(spec, label_field="coarse_labels").labels.tolist() == (Y // 2).tolist()
+    images = open_images(_npz(tmp_path, x_train=X[:4], kind_train=Y[:4], x_test=X[4:], kind_test=Y[4:]))
+    assert "no array of labels; --label-field names one of 'kind_train'" in images.remarks[0]
+
+
+@pytest.mark.parametrize(("shape", "said"), [((0, 5, 7), "is empty: images of shape"), ((), "got \\(\\)")])
+def test_images_are_blamed_and_not_their_labels(tmp_path, shape, said):
+    spec = _npz(tmp_path, images=np.zeros(shape, np.uint8), labels=Y)
+    with pytest.raises(ValueError, match=f"array 'images'.* {said}") as error:
+        open_images(spec)
+    assert "labels" not in str(error.value)
+
+
 def test_class_names_of_an_npz(tmp_path):
     names = np.array([b"crane", b"x", b"crane"])
     images = open_images(_npz(tmp_path, images=X, labels=Y, classes=names))

@@ -121,6 +121,16 @@ def test_a_minus_one_without_its_sign_in_a_table(tmp_path):
         open_images(_write(tmp_path / "x.parquet", columns))
 
 
+def test_columns_that_may_be_labels_are_told(tmp_path):
+    columns = {"img": _images(10, 20), "id": [1, 2], "fine_label": [3, 4], "coarse_label": [0, 1], "boxes": [[1], [2]]}
+    spec = _write(tmp_path / "x.parquet", columns)
+    images = open_images(spec)
+    assert images.labels is None
+    said = "images in column 'img', no column of labels; --label-field names one of 'fine_label', 'coarse_label'"
+    assert said in images.remarks
+    assert open_images(spec, label_field="fine_label").labels.tolist() == [3, 4]
+
+
 def test_columns_of_flags_and_folds_in_a_table(tmp_path):
     columns = {"image": _images(10, 20, 30), "label": ["x", "y", "x"], "train": [True, False, True]}
     spec = _write(tmp_path / "x.parquet", columns)

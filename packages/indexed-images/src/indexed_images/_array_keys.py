@@ -62,6 +62,18 @@ def names_key(heads: Mapping[str, Head | None], taken: set[str | None]) -> str |
     return None
 
 
+def possible_labels(heads: Mapping[str, Head | None], part: Part) -> list[str]:
+    """Return the arrays that a user may name as labels: as many as images, of one or two axes."""
+    of_images = heads[part.images]
+    found = []
+    for key, head in heads.items():
+        if key in part or plain(key) in _IDS | _NAMES or head is None or of_images is None or not of_images.shape:
+            continue
+        if len(head.shape) in (1, 2) and head.dtype.kind in "biufUS" and head.shape[0] == of_images.shape[0]:
+            found.append(key)
+    return found
+
+
 def _labels(heads: Mapping[str, Head | None], split: str | None, image: str, fields: Fields, where: str) -> str | None:
     if (asked := asked_for(fields.label, heads, where, "--label-field")) is not None:
         of_split, rest = _split(asked)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._array_keys import Part, names_key, parts_of
+from ._array_keys import Part, names_key, parts_of, possible_labels
 from ._decode import CorruptImage
 from ._files import chosen_split
 from ._label_columns import labels_of_arrays, named
@@ -18,6 +18,7 @@ from ._pixels import Extent, Range, channels_last, dark, extent, find_range, sca
 from ._range import to_8_bit
 from ._reading import Notes
 from ._source import ArraySource, Request, only_train
+from ._split_columns import listed
 
 
 class _Place(NamedTuple):
@@ -42,11 +43,16 @@ def open_npz(request: Request) -> ArraySource:
     hint = "name its file too, npz:FILE,VALFILE"
     split = chosen_split(layout, request, f"npz {first!r}", hint)
     place = places[split]
+    for name, own in places.items():
+        head = own.npz.heads[own.part.images]
+        if head is not None and not head.dtype.hasobject and (name == split or own.part.labels):
+            shape_of(head.shape, head.dtype, own.where)  # before labels, whose number would be wrong
     labelling = _labelling(places, split)
     images, pixel_range, remarks = _images(split, places, request.reading.pixel_range)
-    said = None
-    if place.part != Part("images", "labels" if labelling.labels is not None else None):
+    said, possible = None, [] if place.part.labels else possible_labels(place.npz.heads, place.part)
+    if possible or place.part != Part("images", "labels" if labelling.labels is not None else None):
         labels = f"labels in {place.part.labels!r}" if place.part.labels else "no array of labels"
+        labels += f"; --label-field names one of {listed(possible)}" if possible else ""
         said = f"images in array {place.part.images!r}, {labels}"
     notes = Notes((), "" if split == "all" else layout.places[split]).plus(said, labelling.remark, *remarks)
     return ArraySource(images, labelling.labels, labelling.class_names, str(place.npz.file), notes, pixel_range)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._columns import usual_image, usual_label
+from ._columns import may_be_named_label, usual_image, usual_label
 from ._label_columns import refuse_lost_sign
 from ._reading import Fields
 from ._split_columns import asked_for, listed
@@ -70,6 +70,9 @@ def choose_arrow(schema: Any, fields: Fields, where: str) -> ArrowColumns:
             raise ValueError(f"{where}: columns {listed(classes)} may all hold labels: name one with --label-field")
         label = classes[0] if classes else None
     said = f"labels in column {label!r}" if label else "no column of labels"
+    possible = [name for name in rest if is_plain(schema, name) and may_be_named_label(name)]
+    if possible and not label:
+        said += f"; --label-field names one of {listed(possible)}"
     names = _class_names(features.get(label)) if label else None
     return ArrowColumns(image, kinds[image], label, names, f"images in column {image!r}, {said}")
 

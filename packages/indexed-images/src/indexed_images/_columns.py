@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ._decode import EXTENSIONS
 from ._layout import few
 from ._reading import Fields
-from ._split_columns import Table, asked_for, listed, may_be_a_class, plain, says_split, text_of
+from ._split_columns import Table, asked_for, is_split_column, listed, may_be_a_class, plain, says_split, text_of
 
 _IMAGES = {
     *("image", "images", "img", "picture", "photo", "path", "file", "filename", "filepath", "imagepath", "imgpath"),
@@ -70,6 +70,11 @@ def usual_label(names: Collection[str], where: str) -> str | None:
     if len(found) > 1:
         raise ValueError(f"{where}: columns {listed(found)} may all hold labels: name one with --label-field")
     return found[0] if found else None
+
+
+def may_be_named_label(name: str) -> bool:
+    """Tell whether a name is not usual for something else than labels."""
+    return plain(name) not in _NO_LABELS | _IDS | _IMAGES and not is_split_column(name)
 
 
 def usual_image(names: Collection[str]) -> list[str]:
