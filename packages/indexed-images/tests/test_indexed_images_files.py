@@ -120,6 +120,36 @@ def test_names_that_are_not_unicode(tmp_path):
     assert _values(open_images(f"folder:{tmp_path}")) == [5]
 
 
+def test_a_path_with_plus_that_is_there_is_one_folder(tmp_path):
+    for value, name in enumerate(["a", "a+list", "a+folder:b", "b"], 1):
+        _save(tmp_path / name / "x.png", value)
+    assert _values(open_images(f"folder:{tmp_path}/a+list")) == [2]
+    assert _values(open_images(f"folder:{tmp_path}/a+list+folder:{tmp_path}/b")) == [2, 4]
+    assert _values(open_images(f"folder:{tmp_path}/a+folder:b")) == [3]
+    assert _values(open_images(f"folder:{tmp_path}/a+folder:{tmp_path}/b")) == [1, 4]
+
+
+def test_a_source_misspelt_after_a_plus(tmp_path):
+    _save(tmp_path / "a" / "x.png")
+    said = r"unknown source 'fodler' after \+ in spec 'folder:.*'; did you mean 'folder'\?"
+    with pytest.raises(ValueError, match=said) as error:
+        open_images(f"folder:{tmp_path}/a+fodler:{tmp_path}/a")
+    assert "\n" not in str(error.value)
+
+
+def test_a_pattern_of_flat_folders_tells_of_classes(tmp_path):
+    for value, name in enumerate(["cat", "dog", "owl"], 1):
+        _save(tmp_path / "pets" / name / "x.png", value)
+    images = open_images(f"folder:{tmp_path}/pets/*")
+    assert _values(images) == [1, 2, 3]
+    assert images.labels is None
+    said = f"(cat, dog, owl) are joined, without labels: folder:{tmp_path}/pets takes the folders for classes"
+    assert any(remark.startswith("the images of 3 folders") and remark.endswith(said) for remark in images.remarks)
+    for value, name in enumerate(["cat", "dog", "owl"], 1):
+        _save(tmp_path / "pets" / name / "kind" / "x.png", value)
+    assert not any("takes the folders for" in remark for remark in open_images(f"folder:{tmp_path}/pets/*").remarks)
+
+
 def _list(tmp_path, text):
     (tmp_path / "list.txt").write_text(text, encoding="utf-8")
     return f"list:{tmp_path / 'list.txt'}"

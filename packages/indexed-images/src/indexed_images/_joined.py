@@ -1,5 +1,6 @@
 """Several sources as one: `folder:A+folder:B`, and patterns such as `csv:labels-*.csv`."""
 
+import difflib
 import glob
 import os
 import re
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ._decode import decode
-from ._layout import split_of_name
+from ._layout import few, split_of_name
 from ._look import complete, look
 from ._reading import Notes
 from ._source import ArraySource, EncodedSource, NoSuchSplit, Request, Source
@@ -72,11 +73,39 @@ def split_spec(spec: str, sources: Iterable[str], split: str) -> tuple[list[Part
     Raises:
         FileNotFoundError: If a pattern matches nothing.
         NoSuchSplit: If a pattern matches other splits only.
-        ValueError: If a pattern matches splits and something else.
+        ValueError: If a pattern matches splits and something else, or a source after `+` is misspelt.
     """
-    joined = re.split(rf"\+(?=(?:{'|'.join(sources)})(?::|\+|$))", spec)
+    known = list(sources)
     remarks: list[str] = []
+    joined = _joined_specs(spec, known)
+    for part in joined:
+        _refuse_typos(part, known)
     return [one for part in joined for one in _expanded(part, split, remarks)], remarks
+
+
+def _joined_specs(spec: str, sources: list[str]) -> list[str]:
+    """Return the specs between `+`. A path that is there is not taken apart."""
+    pieces = re.split(rf"\+(?=(?:{'|'.join(sources)})(?::|\+|$))", spec)
+    found = []
+    while pieces:
+        ends = range(len(pieces), 1, -1)
+        n = next((k for k in ends if _is_there("+".join(pieces[:k]))), 1)
+        found.append("+".join(pieces[:n]))
+        del pieces[:n]
+    return found
+
+
+def _is_there(spec: str) -> bool:
+    arg = spec.partition(":")[2]
+    return bool(arg) and os.path.exists(os.path.expanduser(arg))
+
+
+def _refuse_typos(spec: str, sources: list[str]) -> None:
+    if _is_there(spec):
+        return
+    for word in re.findall(r"\+(\w+):(?!//)", spec):
+        if nearest := difflib.get_close_matches(word.lower(), sources, n=1, cutoff=0.5):
+            raise ValueError(f"unknown source {word!r} after + in spec {spec!r}; did you mean {nearest[0]!r}?")
 
 
 def open_joined(wanted: list[Part], opener: Callable[[str], Callable[[Request], Source]], request: Request) -> Source:
@@ -117,7 +146,20 @@ def _expanded(spec: str, split: str, remarks: list[str]) -> list[Part]:
     if not found:
         raise FileNotFoundError(f"nothing matches {arg!r}: write {name}:PATTERN with * for existing paths")
     chosen = _of_split(found, arg, split, remarks)
+    if name == "folder" and len(found) > 1 and chosen == found and not any(map(_has_folders, found)):
+        above = os.path.dirname(arg.rstrip("/"))
+        classes = f"folder:{above}" if above and not glob.has_magic(above) else "the folder above them"
+        names = few([os.path.basename(one.rstrip("/")) for one in found])
+        remarks.append(
+            f"the images of {len(found):,} folders that match {arg!r} ({names}) are joined, without labels: {classes} "
+            "takes the folders for classes"
+        )
     return [Part(f"{name}:{one}", split if chosen == found else "train") for one in chosen]
+
+
+def _has_folders(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
 
 
 def _of_split(found: list[str], pattern: str, split: str, remarks: list[str]) -> list[str]:
