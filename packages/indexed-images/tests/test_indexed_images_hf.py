@@ -69,6 +69,20 @@ def test_a_saved_table_in_another_order(tmp_path, datasets):
         open_images(f"hf:{tmp_path}/x", "val")
 
 
+def test_a_saved_table_with_a_column_of_splits(tmp_path, datasets):
+    table = _table(datasets, [10, 20, 30, 40], [1, 0, 1, 0]).add_column("is_test", [0, 1, 0, 1])
+    table.save_to_disk(tmp_path / "x")
+    spec = f"hf:{tmp_path}/x"
+    assert [_seen(open_images(spec, split)) for split in ("train", "val")] == [[10, 30], [20, 40]]
+    test = open_images(spec, "test")
+    assert (test.labels.tolist(), test.place) == ([0, 0], "is_test 'test'")
+    assert _seen(pickle.loads(pickle.dumps(test))) == [20, 40]
+    _table(datasets, [10, 20], [1, 0]).add_column("fold", [0, 1]).save_to_disk(tmp_path / "y")
+    images = open_images(f"hf:{tmp_path}/y")
+    assert _seen(images) == [10, 20]
+    assert "column 'fold' ('0', '1') was not understood as train, val and test: all rows are read" in images.remarks
+
+
 def test_a_folder_of_data_files(tmp_path, datasets, monkeypatch):
     for name, value in (("train/a/1.png", 10), ("train/b/2.png", 20), ("test/b/3.png", 30)):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ._arrow_columns import ArrowColumns, check_sign, same_columns
+from ._arrow_columns import ArrowColumns, check_sign, is_plain, same_columns
 from ._decode import CorruptImage, check_size
 from ._files import chosen_split
 from ._label_columns import labels_by_split
@@ -13,6 +13,7 @@ from ._layout import Layout, few, split_of_name
 from ._listed import require_images
 from ._reading import Notes, Reading
 from ._source import EncodedSource, Request, read_file
+from ._split_columns import Table, is_split_column, splits_of_rows
 
 _FIRST_WITHOUT_SCRIPTS = 4
 _SAVED = ("dataset_dict.json", "state.json")  # files of `save_to_disk`
@@ -63,14 +64,18 @@ def open_hf(request: Request) -> HfSource:
     columns = same_columns(
         [(t.features.arrow_schema, f"{name}, split {s!r}") for s, t in tables.items()], request.fields
     )
-    layout = Layout({split: [] for split in tables}, [], {s: f"split {s!r}" for s in tables if s != "all"})
+    column, said = "split", None
+    if tables.keys() == {"all"}:
+        column, tables, said = _by_column(tables["all"], columns, name)
+    layout = Layout({split: [] for split in tables if split}, [], {s: f"{column} {s!r}" for s in tables if s != "all"})
+    layout.places.pop("", None)
     split = chosen_split(layout, request, f"hf {request.arg!r}", "open its validation images by a spec of their own")
     rows = tables[split].select_columns([columns.image]).with_format("arrow")
     if not len(rows):
         raise ValueError(f"{name}: no rows in split {split!r}")
     _check_all_there(rows, columns, name, folder)
     labelling = _labels(tables, columns, name)[split]
-    notes = Notes((), layout.places.get(split, "")).plus(columns.remark, remark, labelling.remark)
+    notes = Notes((), layout.places.get(split, "")).plus(columns.remark, remark, said, labelling.remark)
     return HfSource(rows, columns.image, (name, folder), labelling, request.reading, notes)
 
 
@@ -98,6 +103,21 @@ def _by_split(found: Any, name: str) -> tuple[dict[str, Any], str | None]:
     if not splits:
         raise ValueError(f"{name} holds {few(list(found))}, none of which is train, validation or test")
     return splits, f"passed over {few(others)}" if others else None
+
+
+def _by_column(table: Any, columns: ArrowColumns, name: str) -> tuple[str, dict[str, Any], str | None]:
+    """Return the column that says the split of rows, the rows of each split, and a remark; "all" without such one."""
+    schema = table.features.arrow_schema
+    keys = [key for key in table.column_names if is_split_column(key) and is_plain(schema, key)]
+    only = table.select_columns(keys).with_format("arrow") if keys and len(table) else None
+    held = {key: only[:].column(key).to_pylist() for key in keys} if only is not None else {}
+    column, splits, remark = splits_of_rows(Table(name, held), (columns.image, columns.label or ""))
+    if len({*splits}) < 2:
+        return "", {"all": table}, remark
+    rows: dict[str, list[int]] = {}
+    for i, split in enumerate(splits):
+        rows.setdefault(split, []).append(i)
+    return column, {split: table.select(own) for split, own in rows.items()}, remark
 
 
 def _labels(tables: Mapping[str, Any], columns: ArrowColumns, where: str) -> dict[str, Labelling]:
