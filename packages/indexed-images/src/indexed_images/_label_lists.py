@@ -48,6 +48,9 @@ def separated(values: Sequence[Any], column: str) -> Separated:
     for separator in "|", ";", ",", " ":
         parts = {text: [part.strip() for part in text.split(separator) if part.strip()] for text in texts}
         several = [text for text in texts if len(parts[text]) > 1]
+        if several and separator in "|;" and (rows := _rows_of_indices(parts, separator)) is not None:
+            said = f"labels such as {several[0][:80]!r} are read as several numbers, separated by {separator!r}"
+            return Separated(_replaced(values, rows), said)
         if not several or all(_NUMBER.fullmatch(part) for text in several for part in re.split(r"[\s,;]+", text)):
             continue  # rows of numbers
         if _is_clear(parts, separator, is_plural):
@@ -90,6 +93,15 @@ def _items(text: str) -> list[Any] | None:
     if items and all(not is_quoted and _NUMBER.fullmatch(item) for item, is_quoted in items):
         return [int(item) if re.fullmatch(r"[+-]?\d{1,18}", item) else float(item) for item, _ in items]
     return [item for item, _ in items]
+
+
+def _rows_of_indices(parts: dict[str, list[str]], separator: str) -> dict[str, list[Any]] | None:
+    """Return whole numbers if all parts are such; None for rows of as many `;`, which need no help."""
+    if not all(re.fullmatch(r"\d{1,18}", part) for own in parts.values() for part in own):
+        return None
+    if len({len(own) for own in parts.values()}) == 1 and separator == ";":
+        return None
+    return {text: [int(part) for part in own] for text, own in parts.items()}
 
 
 def _is_clear(parts: dict[str, list[str]], separator: str, is_plural: bool) -> bool:
