@@ -43,9 +43,9 @@ def open_npz(request: Request) -> ArraySource:
     hint = "name its file too, npz:FILE,VALFILE"
     split = chosen_split(layout, request, f"npz {first!r}", hint)
     place = places[split]
-    for name, own in places.items():
+    for own in places.values():
         head = own.npz.heads[own.part.images]
-        if head is not None and not head.dtype.hasobject and (name == split or own.part.labels):
+        if own.part.labels is not None and head is not None and not head.dtype.hasobject:
             shape_of(head.shape, head.dtype, own.where)  # before labels, whose number would be wrong
     labelling = _labelling(places, split)
     images, pixel_range, remarks = _images(split, places, request.reading.pixel_range)
