@@ -59,7 +59,7 @@ class Swav(Method):
         self.prototypes = Prototypes(settings.dim, self.k, seed=key(settings.seed, "prototypes"))
         self.queue = EmbeddingQueue(settings.crops_for_codes, length, settings.dim, group=group) if length else None
         self.remedies = (
-            f"harder codes (--epsilon {settings.epsilon * 0.6:.2g})",
+            f"harder codes ({_harder(settings)})",
             "prototypes that wait longer (--freeze-prototypes-steps, an epoch or two)",
             f"fewer prototypes (--k {max(2, self.k // 2)}) or a larger --batch",
         )
@@ -140,6 +140,13 @@ def spread_of(scores: Tensor, group: ProcessGroup | None = None) -> Tensor:
     column_sums, squares, n = sums[:-2], sums[-2], sums[-1]
     variance = (squares - column_sums.square().sum() / n) / (n * scores.shape[1])
     return variance.clamp(min=0).sqrt().float()
+
+
+def _harder(settings: SwavSettings) -> str:
+    """The option for harder codes."""
+    if settings.epsilon_of_spread is not None:
+        return f"--epsilon-of-spread {settings.epsilon_of_spread * 0.6:.2g}"
+    return f"--epsilon {settings.epsilon * 0.6:.2g}"
 
 
 def whole_batches(queue: int, batch: int) -> int:
