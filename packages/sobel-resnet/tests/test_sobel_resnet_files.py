@@ -157,7 +157,7 @@ def test_mismatches_are_named(tmp_path: Path) -> None:
     assert "conv1.weight must be" in refused(tmp_path, state | {"conv1.weight": torch.zeros(16, 3, 5, 5)})
     assert "no ResNet found" in refused(tmp_path, {"features.0.weight": torch.zeros(1)})
     assert "no tensors" in refused(tmp_path, {"state_dict": {}})
-    twice = prefixed(resnet18(width=0.25), "backbone.") | prefixed(resnet18(width=0.25), "encoder.")
+    twice = prefixed(resnet18(width=0.25), "backbone.") | prefixed(resnet18(width=0.25, seed=1), "encoder.")
     assert "several ResNets" in refused(tmp_path, twice)
 
 

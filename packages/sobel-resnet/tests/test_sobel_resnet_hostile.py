@@ -8,11 +8,15 @@ import struct
 import subprocess
 import sys
 import tarfile
+import time
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import torch
@@ -191,11 +195,133 @@ def test_a_compressed_zip_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_a_container_that_holds_itself_ends(tmp_path: Path) -> None:
-    for key in ("state_dict", "anything"):
-        endless: dict[str, Any] = {}
-        endless[key] = endless
-        torch.save(endless, tmp_path / "x")
-        assert "nested deeper than 16" in refused(tmp_path / "x")
+    endless: dict[str, Any] = {f"t{i}": torch.zeros(()) for i in range(3)}
+    endless |= dict.fromkeys(("state_dict", "s1", "s2"), endless)
+    torch.save(endless, tmp_path / "x")
+    start = time.perf_counter()
+    assert "no ResNet found" in refused(tmp_path / "x")
+    assert time.perf_counter() - start < 1  # 43 million containers, if each was searched under each of its names
+    deep: dict[str, Any] = {}
+    for _ in range(17):
+        deep = {"state_dict": deep}
+    torch.save(deep, tmp_path / "x")
+    assert "nested deeper than 16" in refused(tmp_path / "x")
+
+
+def test_a_shared_container_has_its_usual_name(tmp_path: Path) -> None:
+    torch.save(dict.fromkeys(("ema", "any", "state_dict", "last"), thin()) | {"b": {"model": thin()}}, tmp_path / "x")
+    report = load_backbone(tmp_path / "x")[1]
+    assert (report.prefix, report.is_copy) == ("state_dict.", False)
+
+
+BOMB = b"K\x01\x85" + b"2\x86" * 60  # the tuple of a tuple twice, and so on: 2^60 items, if each is visited
+STORAGE = b"X\x07\0\0\0storagectorch\nFloatStorage\n"
+LONG = b"X\x40\x42\x0f\0" + b"a" * 10**6  # text of a million characters
+MANY = b"(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(20_000)) + b"d"  # a dict
+ENDLESS: dict[str, tuple[bytes, str]] = {
+    "module": (b"N" + BOMB + b"\x93", "a name is not text"),
+    "name": (BOMB + b"N\x93", "a name is not text"),
+    "key": (b"(" + STORAGE + BOMB + b"X\x03\0\0\0cpuK\x01tQ", "key or length is neither text nor a number"),
+    "length": (b"(" + STORAGE + b"X\x01\0\0\x000X\x03\0\0\0cpu" + BOMB + b"tQ", "key or length is neither"),
+    "dicts": (MANY + b"q\0" + b"ccollections\nOrderedDict\nh\0\x85R" * 20_000, "copies the same items many times"),
+    "pairs": (b"ccollections\nOrderedDict\n](NNNta\x85R", "not made of pairs"),
+    "names": (LONG + b"q\0" + b"h\0h\0\x93" * 50_000, "a name is too long"),
+    "subclasses": (
+        b"ctorch._tensor\n_rebuild_from_type_v2\nq\0" + b"h\0N" * 9 + b")" + b"\x87" * 9 + b"R",
+        "more than 8 tensors of a subclass",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_a_small_pickle_ends_at_once(tmp_path: Path, case: str) -> None:
+    body, fault = ENDLESS[case]
+    (tmp_path / "x").write_bytes(b"\x80\x02" + body + b".")
+    start = time.perf_counter()
+    assert fault in refused(tmp_path / "x")
+    assert time.perf_counter() - start < 1
+
+
+def test_keywords_are_not_copied(tmp_path: Path) -> None:
+    arguments = b"(" + b"N" * 5_000 + b"tq\0"
+    many = b"]ccalendar\nCalendar\nq\x010" + b"h\1h\0}\x92a" * 5_000
+    (tmp_path / "x").write_bytes(b"\x80\x04}(" + arguments + many + b"u.")
+    tracemalloc.start()
+    assert "no ResNet found" in refused(tmp_path / "x")
+    assert tracemalloc.get_traced_memory()[1] < 20e6  # 200 MB, if each object has its own arguments
+    tracemalloc.stop()
+
+
+def test_places_of_tensors_are_integers(tmp_path: Path) -> None:
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((" + STORAGE + b"X\1\0\0\x000X\3\0\0\0cpuK\1tQK\0"
+    for place in (BOMB + b")", b")" + BOMB, b"(" + b"K\1" * 65 + b"t)"):
+        with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+            archive.writestr("x/data.pkl", b"\x80\x02" + tensor + place + b"tR.")
+            archive.writestr("x/data/0", bytes(4))
+        assert "not made of integers" in refused(tmp_path / "x")
+
+
+def test_keys_of_storages_are_text(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "x", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "x").read_bytes()
+    empty = pickle.dumps([], protocol=2)
+    assert whole.endswith(empty)
+    for keys, fault in ((b"\x80\x02]" + BOMB + b"a.", "unknown type"), (b"\x80\x02" + BOMB + b".", "not a list")):
+        (tmp_path / "x").write_bytes(whole.removesuffix(empty) + keys)
+        assert fault in refused(tmp_path / "x")
+
+
+def test_instructions_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sobel_resnet._pickles._MAX_STEPS", 1_000)
+    (tmp_path / "x").write_bytes(b"\x80\x02" + b"N0" * 500 + b"}.")
+    assert "more than 1,000 instructions" in refused(tmp_path / "x")
+
+
+def test_long_containers_in_names_are_cut(tmp_path: Path) -> None:
+    torch.save({"a" * 10**6: {str(i): torch.zeros(()) for i in range(200)}}, tmp_path / "x")
+    tracemalloc.start()
+    assert "no ResNet found" in refused(tmp_path / "x")
+    assert tracemalloc.get_traced_memory()[1] < 30e6  # 200 MB, if each name has its container
+    tracemalloc.stop()
+
+
+def test_shapes_that_torch_cannot_have_are_named(tmp_path: Path) -> None:
+    safetensors(tmp_path / "x", {"w": {"dtype": "F32", "shape": [2**63, 0], "data_offsets": [0, 0]}})
+    assert "not a readable weights file" in refused(tmp_path / "x")
+    about = {"sobel_resnet": "1", "arch": "resnet18", "sobel": "false", "stem": "imagenet", "width": "0.25"}
+    save_file(thin(), tmp_path / "x", about | {"in_channels": "9" * 20})
+    assert "no ResNet can be built with" in refused(tmp_path / "x")
+
+
+def test_a_time_zone_is_inert(tmp_path: Path) -> None:
+    when = datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Paris"))
+    for writer in ("zip", "legacy"):
+        WRITERS[writer]({"state_dict": thin(), "saved": when}, tmp_path / "x")
+        assert load_backbone(tmp_path / "x")[1].matched == len(thin())
+
+
+def test_negated_numbers_are_refused(tmp_path: Path) -> None:
+    state = thin()
+    torch.save(state | {"bn1.bias": torch._neg_view(state["bn1.bias"] + 1)}, tmp_path / "x")
+    assert torch.load(tmp_path / "x")["bn1.bias"].is_neg()
+    assert "bn1.bias is not a dense CPU tensor" in refused(tmp_path / "x")
+    torch.save({"state_dict": state, "beside": torch._neg_view(torch.ones(2))}, tmp_path / "x")
+    assert load_backbone(tmp_path / "x")[1].matched == len(state)
+
+
+def test_a_line_feed_in_the_path_is_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "two\nlines"
+    for content in ({"a": torch.zeros(1)}, thin() | {"conv2.weight": torch.zeros(1)}, [1], Call(os.mkdir, "a")):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"two\\nlines: ") as caught:
+            load_backbone(path)
+        assert "\n" not in str(caught.value)
+    for text in ("", "<html>", '{"weight_map": 3}'):
+        other = path if text[:1] != "{" else tmp_path / "a\nb.index.json"
+        other.write_text(text)
+        with pytest.raises(ValueError, match=r"\\n") as caught:
+            load_backbone(other)
+        assert "\n" not in str(caught.value)
 
 
 def test_names_are_shown_in_one_printable_line(tmp_path: Path) -> None:

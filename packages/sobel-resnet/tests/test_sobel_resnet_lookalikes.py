@@ -143,4 +143,7 @@ def test_a_lookalike_beside_ours_is_left_behind(tmp_path: Path) -> None:
     torch.save(clip() | {f"my.encoder.{key}": value for key, value in ours.items()}, tmp_path / "x.pth")
     model, report = load_backbone(tmp_path / "x.pth")
     assert torch.equal(model.conv1.weight, ours["conv1.weight"])
-    assert (report.prefix, report.others) == ("my.encoder.", ())
+    assert (report.prefix, report.others) == (
+        "my.encoder.",
+        ("visual. (not loadable: CLIP's ResNet (a stem of three convolutions, attention pooling))",),
+    )

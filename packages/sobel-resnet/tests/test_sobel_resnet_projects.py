@@ -309,10 +309,115 @@ def test_a_copy_alone_is_loaded_and_named(tmp_path: Path, content: State, prefix
 
 def test_a_network_that_fits_goes_before_one_that_does_not(tmp_path: Path) -> None:
     broken = {key: value for key, value in Q.items() if key != "layer2.0.conv1.weight"}
-    torch.save(under("backbone.", broken) | under("encoder_k.", K), tmp_path / "x.pth")
+    torch.save(under("backbone.", broken) | under("encoder.", K), tmp_path / "x.pth")
     model, report = load_backbone(tmp_path / "x.pth")
     assert_loaded(model, K)
-    assert (report.prefix, report.others) == ("encoder_k.", ())
+    assert report.prefix == "encoder."
+    fault = "tensors do not match the ResNet they look like: 1 missing (layer2.0.conv1.weight)"
+    assert report.others == (f"backbone. (not loadable: {fault})",)
+    assert "1 missing (layer2.0.conv1.weight)" in str(report)
+
+
+def test_a_copy_does_not_replace_a_damaged_network(tmp_path: Path) -> None:
+    broken = {key: value for key, value in Q.items() if key != "layer2.0.bn1.bias"}
+    torch.save(under("encoder_q.", broken) | under("encoder_k.", K), tmp_path / "x.pth")
+    fault = r"x\.pth: tensors .* 1 missing \(layer2\.0\.bn1\.bias\); prefix='encoder_k\.' loads another network"
+    with pytest.raises(ValueError, match=fault):
+        load_backbone(tmp_path / "x.pth")
+    model, report = load_backbone(tmp_path / "x.pth", prefix="encoder_k.")
+    assert_loaded(model, K)
+    assert report.others[0].startswith("encoder_q. (not loadable: ")
+    torch.save(under("encoder_k.", K), tmp_path / "x.pth")
+    assert_loaded(load_backbone(tmp_path / "x.pth")[0], K)
+
+
+@pytest.mark.parametrize("main", ["encoder_q.0.", "online_net.0."])
+def test_second_names_with_equal_values_are_one(tmp_path: Path, main: str) -> None:
+    twin = {key: value.clone() for key, value in Q.items()}
+    torch.save(under(main, Q) | under("encoder_k.0.", K) | under("backbone.", twin), tmp_path / "x.pth")
+    model, report = load_backbone(tmp_path / "x.pth")
+    assert_loaded(model, Q)
+    assert (report.prefix, report.others) == ("backbone.", ("encoder_k.0.",))
+    twin["bn1.bias"] += 1
+    torch.save(under(main, Q) | under("encoder_k.0.", K) | under("backbone.", twin), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="several ResNets"):
+        load_backbone(tmp_path / "x.pth")
+
+
+def test_a_container_alone_names_its_network(tmp_path: Path) -> None:
+    torch.save({"student": under("module.backbone.", Q), "teacher": under("backbone.", K)}, tmp_path / "x.pth")
+    assert_loaded(load_backbone(tmp_path / "x.pth", prefix="teacher")[0], K)
+    assert_loaded(load_backbone(tmp_path / "x.pth", prefix="module")[0], Q)
+    with pytest.raises(ValueError, match="several ResNets under prefix 'backbone'"):
+        load_backbone(tmp_path / "x.pth", prefix="backbone")
+    with pytest.raises(ValueError, match="no ResNet under prefix 'teach'"):
+        load_backbone(tmp_path / "x.pth", prefix="teach")
+
+
+@pytest.mark.parametrize("content", [{"encB": K}, {"deeper": {"encB": K}}, {"state_dict": K}])
+def test_depth_is_no_reason_to_choose(tmp_path: Path, content: State) -> None:
+    torch.save({"encA": Q, "wrap": content}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"several ResNets found, under 'encA\.', 'wrap\..*\.'"):
+        load_backbone(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("name", ["optimal_model", "optimized", "model_optimum"])
+def test_only_optimizers_are_skipped(tmp_path: Path, name: str) -> None:
+    torch.save({name: Q}, tmp_path / "x.pth")
+    assert_loaded(load_backbone(tmp_path / "x.pth")[0], Q)
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer", "optimizers", "optimizer_states", "optim", "optimizer_state_dict", "optimizerState"]
+)
+def test_optimizers_are_skipped(tmp_path: Path, name: str) -> None:
+    torch.save({name: K, "odd": Q}, tmp_path / "x.pth")
+    model, report = load_backbone(tmp_path / "x.pth")
+    assert_loaded(model, Q)
+    assert report.others == ()
+
+
+WRAPPERS = {
+    "compile": lambda name: name.replace("layer1.", "layer1._orig_mod."),
+    "fsdp": lambda name: "_fsdp_wrapped_module." + name.replace("layer1.0.", "layer1.0._fsdp_wrapped_module."),
+    "checkpoint": lambda name: "net." + name.replace("layer4.1.", "layer4.1._checkpoint_wrapped_module."),
+    "two": lambda name: name.replace("layer2.0.", "layer2.0._fsdp_wrapped_module._checkpoint_wrapped_module."),
+    "deep": lambda name: name.replace("layer2.0.conv1.", "layer2._orig_mod.0.conv1._orig_mod."),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+def test_wrappers_inside_are_unwrapped(tmp_path: Path, kind: str) -> None:
+    torch.save({WRAPPERS[kind](key): value for key, value in Q.items()}, tmp_path / "x.pth")
+    model, report = load_backbone(tmp_path / "x.pth")
+    assert_loaded(model, Q)
+    assert report.dropped == ()
+
+
+def test_tied_weights_are_not_forged(tmp_path: Path) -> None:
+    tied = {key: Q[key.replace("layer4.1.conv2", "layer4.1.conv1").replace("4.0.conv2", "4.1.conv1")] for key in Q}
+    torch.save(tied, tmp_path / "x.pth")
+    assert_loaded(load_backbone(tmp_path / "x.pth")[0], tied)
+    stored = sum(value.nbytes for value in {value.data_ptr(): value for value in tied.values()}.values())
+    assert stored < sum(value.nbytes for value in tied.values())
+
+
+def test_counts_of_any_shape_are_ignored(tmp_path: Path) -> None:
+    odd = Q | {"bn1.num_batches_tracked": torch.ones(3), "layer1.0.bn1.num_batches_tracked": torch.ones(1, 1)}
+    torch.save(odd, tmp_path / "x.pth")
+    model, report = load_backbone(tmp_path / "x.pth")
+    assert report.matched == len(Q) - 2
+    assert model.bn1.num_batches_tracked == 0
+    assert torch.equal(model.bn1.running_var, Q["bn1.running_var"])
+
+
+def test_the_report_tells_of_a_guessed_filter(tmp_path: Path) -> None:
+    torch.save(network(3, sobel=True), tmp_path / "x.pth")
+    report = load_backbone(tmp_path / "x.pth")[1]
+    assert report.has_guessed_sobel
+    assert str(report).startswith("resnet18 with a Sobel filter (it has two input channels) from a torchvision file")
+    torch.save(Q, tmp_path / "x.pth")
+    assert "Sobel" not in str(load_backbone(tmp_path / "x.pth")[1])
 
 
 def test_two_of_equal_rank_are_an_error_that_tells_how(tmp_path: Path) -> None:

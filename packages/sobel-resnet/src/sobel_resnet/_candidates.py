@@ -28,7 +28,7 @@ _TRANSFORMERS = re.compile(r"((?:.*\.)?)embedder\.embedder\.convolution\.weight"
 _COPY_WORDS = "ema momentum teacher target average averaged avg swa slow shadow key polyak moving offline"
 _COPIES = frozenset(_COPY_WORDS.split())
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_OPTIMIZERS = frozenset("optim optims optimizer optimizers optimiser optimisers".split())
+_OPTIMIZERS = frozenset(["optim", "optims", "optimizer", "optimizers", "optimiser", "optimisers"])
 _IN_TRUNK = re.compile(r"(?:^|(?<=\.))(?:layer[1-4]|conv1|bn1)\.")
 _WRAPPER = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _LETTER = re.compile(r"_[km](?![a-z])")  # encoder_k of MoCo, visual_encoder_m of ALBEF

@@ -199,7 +199,9 @@ def _options(trunk: Trunk, metadata: Mapping[str, str]) -> dict[str, Any]:
         spare = "" if trunk.spare is None else f"; prefix={trunk.spare!r} loads another network of the file"
         if trunk.lookalike is None:
             raise ValueError(f"{error}{spare}") from None
-        raise ValueError(f"no ResNet of this package but {trunk.lookalike}, which is not read: {error}{spare}") from None
+        raise ValueError(
+            f"no ResNet of this package but {trunk.lookalike}, which is not read: {error}{spare}"
+        ) from None
     return options
 
 

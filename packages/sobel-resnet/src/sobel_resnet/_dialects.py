@@ -131,7 +131,7 @@ def _fault(one: Candidate, size: int) -> str | None:
         check_architecture(one.tensors, architecture(one.tensors))
         check_size(one.tensors, size)
     except ValueError as error:
-        return str(error)
+        return lookalike({one.rename(name): value for name, value in one.inside.items()}) or str(error)
     return None
 
 

@@ -58,7 +58,9 @@ def _read_file(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
             raise ValueError(_damaged(path, error)) from None
     content = _read_torch(path, zipped=head.startswith(b"PK"))
     if not isinstance(content, dict):
-        raise ValueError(f"{shown(path)}: expected a state_dict or a checkpoint holding one, got a {type(content).__name__}")
+        raise ValueError(
+            f"{shown(path)}: expected a state_dict or a checkpoint holding one, got a {type(content).__name__}"
+        )
     return content, {}
 
 
@@ -107,4 +109,6 @@ def _check_zip(path: Path) -> None:
 
 def _damaged(path: Path, error: Exception) -> str:
     reason = one_line((str(error) or type(error).__name__).splitlines()[0], 120)
-    return f"{shown(path)}: not a readable weights file, truncated or of another format ({reason}); fetch or save it again"
+    return (
+        f"{shown(path)}: not a readable weights file, truncated or of another format ({reason}); fetch or save it again"
+    )

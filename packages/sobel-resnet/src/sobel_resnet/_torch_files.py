@@ -64,7 +64,7 @@ def _read_legacy(content: mmap.mmap) -> Any:
         types[key] = dtype
 
     first = read_pickle(content, note)  # type: ignore[arg-type]  # an mmap has what the reader needs of a file
-    if first != _MAGIC:
+    if not isinstance(first, int) or first != _MAGIC:
         return first
     read_pickle(content, note)  # type: ignore[arg-type]
     if read_pickle(content, note)["little_endian"] is not True:  # type: ignore[arg-type]
