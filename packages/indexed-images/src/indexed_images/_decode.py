@@ -1,7 +1,6 @@
 """Decode image files of any Pillow mode to uint8 RGB tensors."""
 
 import functools
-import importlib
 import importlib.util
 import io
 import re
@@ -93,7 +92,9 @@ def open_image(data: bytes, reading: Reading) -> Image.Image:
 
 @functools.cache
 def _register_heif() -> None:
-    importlib.import_module("pillow_heif").register_heif_opener()
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
 
 
 def check_size(n_bytes: int, reading: Reading = AS_USUAL) -> None:
