@@ -101,7 +101,7 @@ def _is_there(spec: str) -> bool:
 
 
 def _refuse_typos(spec: str, sources: list[str]) -> None:
-    if _is_there(spec):
+    if "+" not in spec or _is_there(spec):
         return
     for word in re.findall(r"\+(\w+):(?!//)", spec):
         if nearest := difflib.get_close_matches(word.lower(), sources, n=1, cutoff=0.5):
