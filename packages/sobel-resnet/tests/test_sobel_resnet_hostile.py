@@ -309,6 +309,14 @@ def test_negated_numbers_are_refused(tmp_path: Path) -> None:
     assert load_backbone(tmp_path / "x")[1].matched == len(state)
 
 
+@pytest.mark.parametrize("name", ["x", "no\nfolder/x", "model.safetensors.index.json", f"{__file__}/x"])
+def test_a_missing_file_says_what_is_expected(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file; expected a safetensors or torch file") as caught:
+        load_backbone(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name).replace("\n", "\\n"))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_line_feed_in_the_path_is_escaped(tmp_path: Path) -> None:
     path = tmp_path / "two\nlines"
     for content in ({"a": torch.zeros(1)}, thin() | {"conv2.weight": torch.zeros(1)}, [1], Call(os.mkdir, "a")):

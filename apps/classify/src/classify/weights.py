@@ -48,6 +48,8 @@ def read_weights(path: str | None, *, random_init: bool, seed: int) -> Weights:
     try:
         backbone, report = load_backbone(file)
         digest = _sha256(file)
+    except FileNotFoundError as error:
+        raise BadInput(f"--weights {error}, or the folder of a run") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"--weights {error}") from None
     what = str(report)

@@ -94,7 +94,7 @@ def _assemble_backbone(settings: RunSettings) -> ResNet:
     try:
         backbone, _ = load_backbone(settings.weights)
     except (OSError, ValueError) as error:
-        raise BadInput(f"--weights: {error}") from None
+        raise BadInput(f"--weights {error}") from None
     found = {"arch": backbone.arch, "sobel": backbone.sobel is not None, "stem": backbone.stem, "width": backbone.width}
     if found != wanted:
         differ = ", ".join(

@@ -32,6 +32,9 @@ def read_weights(path: Path) -> Weights:
     Raises FileNotFoundError, or a ValueError of one line if the file is of another kind, is damaged, would run code or
     holds no mapping.
     """
+    if not path.exists():
+        expected = "a safetensors or torch file (.pth, .pt, .bin, .ckpt), or the index or folder of one in parts"
+        raise FileNotFoundError(f"{shown(path)}: no such file; expected {expected}")
     if index := index_of(path):
         try:
             content, size = read_shards(index, lambda shard: _read_file(shard)[0])
