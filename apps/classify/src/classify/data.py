@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from classify.augment import lighting, shifted, squashed
 from classify.protocols import Augmentation
-from classify.settings import Measured
+from classify.settings import Common
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -61,7 +61,7 @@ class Sets:
         return self.train_labels.ndim == 2
 
 
-def open_sets(settings: Measured, data: str) -> Sets:
+def open_sets(settings: Common, data: str) -> Sets:
     """Open labelled training and test images. Without `--test`, the test images are the val or test split of `data`.
 
     Raises:

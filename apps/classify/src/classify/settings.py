@@ -9,7 +9,7 @@ from steady_runs import Settings
 from steady_runs.image_options import ImageOptions
 
 
-class Measured(ImageOptions):
+class Measured(Settings):
     """what is measured"""
 
     weights: str | None = None
@@ -50,7 +50,7 @@ class Machine(Settings):
     """Print the tables and the paths of the results only."""
 
 
-class Common(Machine, Measured):
+class Common(Machine, ImageOptions, Measured):
     """Options of every benchmark."""
 
 

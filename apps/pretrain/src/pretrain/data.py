@@ -9,10 +9,10 @@ from multicrop_aug import Blur, CropSpec, Jitter, Recipe, evaluation
 from steady_runs import BadInput
 from torch import Tensor
 
-from pretrain.settings import Data, parse_crops
+from pretrain.settings import Data, RunSettings, parse_crops
 
 
-def open_both(settings: Data) -> TrainAndTest:
+def open_both(settings: RunSettings) -> TrainAndTest:
     """Open training images, and held-out ones with labels: those of `--val`, or else the val split of `--data`.
 
     Corrupt training images are replaced by other images and counted, up to 1 % of the set.

@@ -48,7 +48,8 @@ class ImageOptions(Settings):
     label_field: str | None = None
     """Column, field or array that holds the labels of a table, or field of .json members; found if not given."""
     pixel_range: Annotated[str, AfterValidator(_checked_range)] = "auto"
-    """Pixel values LOW,HIGH that become black and white, in images of more than 8 bits; auto = found from a sample."""
+    """Pixel values LOW,HIGH that become black and white, in images of more than 8 bits; auto = found from a sample.
+    With a negative number, write --pixel-range=LOW,HIGH."""
     alpha: Literal["white", "black", "ignore"] = "white"
     """What is behind transparent pixels; ignore = the colours as they are, without transparency."""
     max_pixels: PositiveInt | None = None

@@ -11,7 +11,7 @@ from steady_runs.image_options import ImageOptions
 from pretrain.settings.values import CropsText, Fraction, Hue, IntervalText, ResidentText
 
 
-class Data(ImageOptions):
+class Data(Settings):
     """images"""
 
     data: str = "shapes"
@@ -145,7 +145,7 @@ class Machine(Settings):
     """What to do when the embeddings or codes collapse: end with exit code 3, or warn and go on."""
 
 
-class RunSettings(Machine, Training, Network, Data):
+class RunSettings(Machine, Training, Network, ImageOptions, Data):
     """clusters"""
 
     implementation: ClassVar[str] = ""
