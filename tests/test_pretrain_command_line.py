@@ -39,7 +39,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path, code: int 
         (["odc", "--warmup-epochs", "20"], "--warmup-epochs 20 leaves nothing of --epochs 13"),
         (["swav", "--crops", "1x24"], "gives 1 crop(s) of an image"),
         (["deepcluster_v2", "--crops-for-codes", "3"], "needs at least 3"),
-        (["swav", "--weights", "nowhere.pth"], "--weights: "),
+        (["swav", "--weights", "nowhere.pth"], "--weights nowhere.pth: no such file"),
         (["deepcluster", "--optimizer", "lamb"], "'sgd', 'larc', 'lars'"),
         (["odc", "--data", "folder:nowhere"], "nowhere"),
         (["odc", "--data", "shapes:n=1"], "needs at least 4"),
