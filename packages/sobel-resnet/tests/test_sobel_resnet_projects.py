@@ -321,12 +321,17 @@ def test_a_network_that_fits_goes_before_one_that_does_not(tmp_path: Path) -> No
 def test_a_copy_does_not_replace_a_damaged_network(tmp_path: Path) -> None:
     broken = {key: value for key, value in Q.items() if key != "layer2.0.bn1.bias"}
     torch.save(under("encoder_q.", broken) | under("encoder_k.", K), tmp_path / "x.pth")
-    fault = r"x\.pth: tensors .* 1 missing \(layer2\.0\.bn1\.bias\); prefix='encoder_k\.' loads another network"
+    fault = r"1 missing \(layer2\.0\.bn1\.bias\); .* under 'encoder_q\.', and prefix='encoder_k\.' loads another of"
     with pytest.raises(ValueError, match=fault):
         load_backbone(tmp_path / "x.pth")
     model, report = load_backbone(tmp_path / "x.pth", prefix="encoder_k.")
     assert_loaded(model, K)
     assert report.others[0].startswith("encoder_q. (not loadable: ")
+    del broken["conv1.weight"]
+    torch.save({"state_dict": under("encoder_q.", broken) | under("encoder_k.", K)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"no conv1\.weight; .* prefix='encoder_k\.' loads another"):
+        load_backbone(tmp_path / "x.pth")
+    assert_loaded(load_backbone(tmp_path / "x.pth", prefix="encoder_k.")[0], K)
     torch.save(under("encoder_k.", K), tmp_path / "x.pth")
     assert_loaded(load_backbone(tmp_path / "x.pth")[0], K)
 

@@ -172,7 +172,9 @@ def _find_names(keys: list[str], faults: list[str]) -> dict[str, Rename]:
     if "stem.conv1.weight" in keys and any(key.startswith("res2.") for key in keys):
         return {"": from_detectron2}
     short = [key for key in keys if len(key) <= _MAX_NAME]
-    with_layers = {key[: found.start()] for key in short for found in _LAYER.finditer(key)}
+    stems = {found[1] for found in map(_STEM.fullmatch, short) if found}  # few, while a name may hold many prefixes
+    starts = (key[: found.start()] for key in short for found in _LAYER.finditer(key))
+    with_layers = {prefix for prefix in starts if prefix in stems}
     with_places = {found[1] for found in map(_PLACE.fullmatch, short) if found}
     prefixes: dict[str, Rename] = {}
     for key in short:

@@ -196,7 +196,8 @@ def _options(trunk: Trunk, metadata: Mapping[str, str]) -> dict[str, Any]:
         options = architecture(trunk.tensors)
         check_architecture(trunk.tensors, options)
     except ValueError as error:
-        spare = "" if trunk.spare is None else f"; prefix={trunk.spare!r} loads another network of the file"
+        spare = f"; this is the network under {trunk.prefix!r}, and prefix={trunk.spare!r} loads another of the file"
+        spare = "" if trunk.spare is None else spare
         if trunk.lookalike is None:
             raise ValueError(f"{error}{spare}") from None
         raise ValueError(

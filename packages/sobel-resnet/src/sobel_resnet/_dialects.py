@@ -11,7 +11,7 @@ from torch import Tensor
 from ._architecture import architecture, check_architecture
 from ._candidates import MAX_DEPTH, Candidate, Search, is_copy_name, search
 from ._checks import check_size
-from ._files import asks_to_run_code
+from ._files import asks_to_run_code, one_line
 from ._lookalikes import lookalike, other_network
 from ._names import from_detectron2, from_sequential, from_transformers
 from ._resnet import LAYOUTS
@@ -76,7 +76,9 @@ def find_trunk(content: dict[Any, Any], size: int, prefix: str | None = None) ->
         chosen.dropped,
         _family(content, chosen),
         labels[chosen],
-        tuple(labels[one] + (f" (not loadable: {faults[one]})" if faults[one] else "") for one in others),
+        tuple(
+            labels[one] + (f" (not loadable: {one_line(said, 200)})" if (said := faults[one]) else "") for one in others
+        ),
         next((labels[one] for one in others if faults[chosen] and not faults[one]), None),
         chosen.is_copy,
         lookalike(inside),
