@@ -257,6 +257,11 @@ def test_files_beside_wrappers_and_splits_are_counted(tmp_path):
     assert "passed over 2 .dng (convert camera raw files), 1 .cr2 (convert camera raw files)" in said(spec)
 
 
+def test_no_file_is_counted_twice(tmp_path):
+    spec = write(tmp_path, "train/a/0.png", "train/b/1.png", "val/a/2.png", "val/notes.txt")
+    assert "passed over 1 .txt" in said(spec, "val")
+
+
 def test_what_lies_beside_splits_is_said(tmp_path):
     for spec in both(tmp_path, "train/a/0.png", "train/b/1.png", "val/a/2.png", "extra/x.png", "sheet.png"):
         assert classes(spec) == ["a", "b"]

@@ -1,6 +1,7 @@
 """How folders of images are understood: wrappers, splits, classes. The same rules hold on disk and in archives.
 
-1. A folder that alone holds all images, at any depth, is a wrapper and is stripped.
+1. A folder that alone holds all images, at any depth, is a wrapper and is stripped. Masks or labels beside a folder
+   `images` are passed over.
 2. Folders named train, val, test or alike are splits if there is a train and a held-out one. What lies beside them is
    passed over. They may also lie inside every class folder.
 3. In a split, the first level of folders are the classes; deeper levels do not matter. There are no labels if an image
@@ -22,12 +23,14 @@ _WORDS = {
     "": ("unlabeled", "unlabelled", "unsup", "unsupervised"),  # beside a train folder: no class and no split
 }
 _SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words}
-# words beside a split's that say nothing
-_FILLERS = {"set", "split", "images", "image", "imgs", "img", "data", "dataset", "folder", "seg", "jpg", "png"}
-_FILLERS |= {"labels", "label", "annotations", "metadata", "list"}
-_IMAGES = {"images", "image", "imgs", "img", "jpegimages"}
-_MASKS = {"masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth", "groundtruth"}
-_MASKS |= {"segmentation", "segmentations", "segmentationclass", "segmentationobject"}
+# Words beside a split's that say nothing, names of folders of images, and of what lies beside them.
+_FILLER_WORDS = "set split images image imgs img data dataset folder seg jpg png labels label annotations metadata list"
+_IMAGE_FOLDERS = "images image imgs img jpegimages"
+_MASK_FOLDERS = """
+    masks mask labels label annotations annotation gt ground_truth groundtruth segmentation segmentations
+    segmentationclass segmentationobject
+"""
+_FILLERS, _IMAGES, _MASKS = (frozenset(words.split()) for words in (_FILLER_WORDS, _IMAGE_FOLDERS, _MASK_FOLDERS))
 _HELD_OUT = ("val", "test")
 
 
@@ -205,12 +208,12 @@ def _unwrapped(folder: Folder, remarks: list[str] | None = None) -> tuple[Folder
 
 def _inner(layout: Layout, split: str, folder: Folder, remarks: list[str] | None = None) -> tuple[Folder, list[str]]:
     """Return the folder of a split without wrappers. The only class of a held-out split is none, if train has it."""
-    inner, wrappers = _unwrapped(folder, remarks)
+    _, wrappers = _unwrapped(folder)
     if wrappers and split != "train" and "train" in layout.splits:
         trained, _ = _unwrapped(layout.splits["train"][0][1])
         if wrappers[0] in {folder.name for folder in trained.folders()}:
             return folder, []
-    return inner, wrappers
+    return _unwrapped(folder, remarks)
 
 
 def _by_split(folders: Sequence[Folder]) -> dict[str, Folder]:
