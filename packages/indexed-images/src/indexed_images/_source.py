@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -108,7 +109,7 @@ class ArraySource:
         return f"{self._name}[{i}]"
 
 
-class EncodedSource:
+class EncodedSource(ABC):
     """Encoded images, one file or member each; a subclass says where the bytes are.
 
     Attributes:
@@ -118,14 +119,14 @@ class EncodedSource:
     def __init__(self, labels: Labels, class_names: list[str] | None, reading: Reading, notes: Notes) -> None:
         self.labels, self.class_names, self.reading, self.notes = labels, class_names, reading, notes
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     def image(self, i: int, at_least: int | None = None) -> Tensor:
         return decode(self.read(i), self.reading, at_least)
 
-    def read(self, i: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, i: int) -> bytes: ...
 
     def stamp(self) -> bytes:
         """Return what changes with the files: by default a hash of 16 of them."""
@@ -137,8 +138,8 @@ class EncodedSource:
                 digest.update(str(error).encode())
         return digest.digest()
 
-    def name(self, i: int) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def name(self, i: int) -> str: ...
 
 
 class FileSource(EncodedSource):
