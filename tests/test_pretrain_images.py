@@ -73,6 +73,7 @@ def test_one_damaged_file_is_named_and_replaced(tmp_path: Path, capsys: pytest.C
     assert "007.jpg" in out
 
 
+@pytest.mark.slow
 def test_real_photographs(data_folder: Path, tmp_path: Path) -> None:
     archive = data_folder / "imagenet_small" / "imagenette160.tar"
     if not archive.exists():

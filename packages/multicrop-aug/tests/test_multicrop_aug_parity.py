@@ -258,7 +258,9 @@ LIMITS = {
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if "4,000 px" in name else []) for name in CASES]
+)
 def test_a_backend_is_torchvisions_float_path(name: str, backend: str) -> None:
     largest, mean = errors(name, backend, "float")
     limit = LIMITS[name.split()[0].strip(",")][0]

@@ -116,6 +116,7 @@ def interpreted(what: str) -> None:
     assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_operations_and_their_orders_equal_the_torch_backend() -> None:
     interpreted("small")
 
