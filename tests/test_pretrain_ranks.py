@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from forks import forked_ranks
 from pretrain.cli import main
+from pretrain.methods.swav import spread_of
 from pretrain.micro_batches import check_micro_batches
 from pretrain.rendezvous import adopt_slurm_tasks
 from small_run import ROOT, SMALL, SMALL_RUNS, lines, weights
@@ -29,7 +31,7 @@ EQUAL_RUN = {  # batches that no number of ranks divides; dropout is drawn by ra
         # a small step: the networks of these tests double a difference of 1e-7 with every large one (docs/log.md)
         *("--lr", "1e-7"),
         *(["--neck-dropout", "0"] if method == "odc" else []),
-        *(["--queue", "62", "--epsilon-of-spread", "0.3"] if method == "swav" else []),
+        *(["--queue", "62"] if method == "swav" else []),
     ]
     for method, options in SMALL_RUNS.items()
 }
@@ -82,6 +84,24 @@ def test_many_ranks_equal_one_process(method: str, n: int, more: list[str], tmp_
         assert done.codes == [0] * others, done.errors
         for name, value in weights(many).items():
             torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+def test_the_spread_of_scores_is_that_of_all_ranks(tmp_path: Path) -> None:
+    scores = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 8)[:, None]
+
+    def work() -> int:
+        dist.init_process_group("gloo")
+        own = scores.tensor_split(2)[dist.get_rank()]
+        print(spread_of(own, dist.group.WORLD).item(), spread_of(own).item())
+        dist.destroy_process_group()
+        return 0
+
+    done = forked_ranks(2, work, tmp_path / "said")
+    assert done.codes == [0, 0], done.errors
+    found = [[float(value) for value in out.split()] for out in done.out]
+    for together, alone in found:
+        assert together == pytest.approx(spread_of(scores).item(), rel=1e-6)
+        assert alone != pytest.approx(together, rel=1e-2)
 
 
 @pytest.mark.slow
