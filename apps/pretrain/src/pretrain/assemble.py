@@ -106,7 +106,7 @@ def _assemble_backbone(settings: RunSettings) -> ResNet:
 
 def assemble_optimizer(method: Method, settings: RunSettings, *, cuda: bool = False) -> torch.optim.Optimizer:
     """The optimiser over the method's parameter groups; `lr_factor` and `frozen_steps` default to 1 and 0."""
-    groups = [{"lr_factor": 1.0, "frozen_steps": 0} | group for group in method.parameter_groups()]
+    groups = _groups(method)
     more: dict[str, Any] = {} if settings.optimizer == "adam" else {"momentum": settings.momentum}
     if settings.optimizer in ("sgd", "adam") and cuda:
         more["foreach"] = True  # a few kernel launches for all tensors together; our own three always do that
@@ -114,3 +114,13 @@ def assemble_optimizer(method: Method, settings: RunSettings, *, cuda: bool = Fa
         groups, lr=settings.lr, weight_decay=settings.weight_decay, **more
     )
     return optimizer
+
+
+def renew_group_options(trained: Trained) -> None:
+    """Set what the optimiser's groups have from the settings to what the method's settings say now."""
+    for group, wanted in zip(trained.optimizer.param_groups, _groups(trained.method), strict=True):
+        group.update({name: wanted[name] for name in ("lr_factor", "frozen_steps")})
+
+
+def _groups(method: Method) -> list[dict[str, Any]]:
+    return [{"lr_factor": 1.0, "frozen_steps": 0} | group for group in method.parameter_groups()]

@@ -1,8 +1,9 @@
-"""Detect collapse without labels, and end a run that has collapsed."""
+"""Detect collapse without labels, from the figures of a run."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from pretrain.fetch import to_host
 from pretrain.method import Method
+from pretrain.settings import RunSettings
 
 ROWS = 512  # embeddings whose effective rank is computed
-PATIENCE_EPOCHS, PATIENCE_STEPS = 2, 200  # a sign must last both, as a healthy run may start near ln K
+NOTICED = 100  # steps from the beginning of a collapse within which it is noticed
+PATIENCE_EPOCHS, PATIENCE_STEPS = 2, 200  # a loss that has not left ln K yet must stay there for both
+LEARNT = 0.9  # a loss below this fraction of ln K shows that the run has learnt something
 
 
 def _sample(rows: Tensor) -> Tensor:
@@ -23,25 +27,70 @@ def _sample(rows: Tensor) -> Tensor:
     return rows[:: max(1, len(rows) // n)][:n]
 
 
-class CollapseWatch:
-    """Checks every line of metrics.jsonl. A collapse raises TrainingFailed, or is reported once with `stop=False`.
+class Collapsed(Exception):
+    """The run has collapsed, and its settings ask for a mend.
 
-    A sign of collapse must last for two epochs and at least 200 steps: the loss is within 1 % of ln K or above; the
-    effective rank of the embeddings (RankMe) is below 1.2; all images are in one cluster; the entropy of the codes is
-    within 1 % of uniform. A loss or gradient that is not finite ends the run at once.
+    Attributes:
+        step: Steps done when it was noticed.
+        what: The signs, and since when.
+        message: The same with the figures of the step.
     """
 
-    def __init__(self, method: Method, steps_per_epoch: int, lr: float, *, stop: bool) -> None:
-        self.method, self.stop, self.lr = method, stop, lr
-        self.patience = max(PATIENCE_STEPS, PATIENCE_EPOCHS * steps_per_epoch)
+    def __init__(self, step: int, what: str, message: str) -> None:
+        super().__init__(f"step {step}: collapsed, {message}")
+        self.step, self.what, self.message = step, what, message
+
+
+class CollapseWatch:
+    """Checks every line of metrics.jsonl, every `--log-every` steps, for four signs of collapse.
+
+    Three signs are unambiguous, as a healthy run never shows them, not even in its first steps: the effective rank of
+    the embeddings (RankMe) is below 1.2; all images are in one cluster; the entropy of the codes is within 1 % of
+    uniform. One of them that is on at every line is taken as a collapse while at most 100 steps have passed since it
+    began: after ten lines with `--log-every 10`. Beyond `--log-every 50` one line is enough, and beyond 100 the
+    collapse is only noticed at the next line.
+
+    The fourth sign is a loss within 1 % of ln K, that of guessing, or above. A healthy run may begin there, for
+    thousands of steps if an epoch is long, and SwAV does as long as its prototypes are frozen. So this sign is treated
+    as the others only after the loss has once been 10 % below ln K. Before that, it must last for two epochs and at
+    least 200 steps, and beyond warm-up and frozen steps. This holds for the whole run in methods that renew all
+    targets each epoch.
+
+    A loss or gradient that is not finite ends the run at once.
+
+    Args:
+        method: Whose figures and embeddings are checked.
+        settings: Of the run; `on_collapse` says what follows.
+        steps_per_epoch: Of the run.
+        agree: Makes the signs of this rank, on or off, those of all ranks.
+
+    Attributes:
+        settings: Replaced when a run is mended.
+        since: The signs that are on, with the step of the first line that showed them.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        settings: RunSettings,
+        steps_per_epoch: int,
+        agree: Callable[[list[bool]], list[bool]] = list,
+    ) -> None:
+        self.method, self.settings, self.steps_per_epoch, self.agree = method, settings, steps_per_epoch, agree
         self.since: dict[str, int] = {}
-        self.said = False
+        self.said = self.has_learnt = False
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last line showed no sign, not even one that may be healthy in the beginning."""
+        return not self.since
 
     def state_dict(self) -> dict[str, Any]:
-        return {"since": dict(self.since), "said": self.said}
+        return {"since": dict(self.since), "said": self.said, "has_learnt": self.has_learnt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.since, self.said = dict(state["since"]), state["said"]
+        self.has_learnt = state.get("has_learnt", False)  # not in checkpoints of versions before 0.2
 
     def measure(self, losses: list[Tensor]) -> dict[str, float]:
         """Mean of the losses and figures of the current step, after its backward pass. Waits for a GPU once."""
@@ -63,7 +112,7 @@ class CollapseWatch:
             if not math.isfinite(figures[name]):
                 raise TrainingFailed(
                     f"step {figures['step']}: the {name.replace('_', ' ')} is {figures[name]}; "
-                    f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
+                    f"lower --lr ({self.settings.lr:g} now), add --warmup-epochs, or use --precision 32"
                 )
 
     @torch.no_grad()
@@ -76,32 +125,60 @@ class CollapseWatch:
         """Raise TrainingFailed for a checkpoint that is not finite, as it would replace the last good one."""
         raise TrainingFailed(
             f"step {step}: the loss or the weights are not finite; the checkpoints before it are kept; "
-            f"lower --lr ({self.lr:g} now), add --warmup-epochs, or use --precision 32"
+            f"lower --lr ({self.settings.lr:g} now), add --warmup-epochs, or use --precision 32"
         )
 
     def look(self, figures: dict[str, float]) -> str | None:
-        """Look for signs of collapse in a line of metrics.jsonl. Returns a warning to print, at most once."""
-        step, uniform = int(figures["step"]), math.log(self.method.k)
-        signs = {
-            f"the loss is ln K = {uniform:.3f}, that of guessing": figures["loss"] >= 0.99 * uniform,
-            "all images have one embedding (RankMe below 1.2)": figures["rankme"] < 1.2,
-            "all images are in one cluster": figures.get("effective_clusters", math.inf) < 1.05,
-            "the codes are uniform": figures.get("code_entropy", 0.0) >= 0.99 * uniform,
-        }
+        """Look for signs of collapse in a line of metrics.jsonl. Collective. Returns a warning to print, at most once.
+
+        Raises:
+            Collapsed: If the run is to be mended.
+            TrainingFailed: If the run is to stop.
+        """
+        step, signs = int(figures["step"]), self._signs(figures)
+        signs = dict(zip(signs, self.agree(list(signs.values())), strict=True))
         self.since = {sign: self.since.get(sign, step) for sign, on in signs.items() if on}
-        lasting = [sign for sign, first in self.since.items() if step - first >= self.patience]
+        lasting = {sign: first for sign, first in self.since.items() if self._lasts(sign, step, first)}
         if not lasting or self.said:
             return None
-        self.said = True
+        what = f"{' and '.join(lasting)} from step {min(lasting.values())} on"
         shown = ", ".join(
             f"{name} {figures[name]:.3g}"
             for name in ("loss", "rankme", "effective_clusters", "code_entropy", "gradient_norm")
             if name in figures
         )
-        message = (
-            f"step {step}: collapsed, {' and '.join(lasting)} for {self.patience} steps ({shown}); "
-            f"try {'; or '.join(self.method.remedies)}"
-        )
-        if self.stop:
-            raise TrainingFailed(f"{message}. --on-collapse warn goes on all the same")
+        if self.settings.on_collapse == "mend":
+            raise Collapsed(step, what, f"{what} ({shown})")
+        self.said = True
+        message = f"step {step}: collapsed, {what} ({shown}); try {self.advice(step)}"
+        if self.settings.on_collapse == "stop":
+            raise TrainingFailed(f"{message}. --on-collapse warn goes on all the same, mend applies a remedy")
         return message
+
+    def advice(self, step: int) -> str:
+        """All remedies of the method, in words."""
+        return "; or ".join(str(remedy) for remedy in self.method.remedies(step, self.steps_per_epoch))
+
+    def _signs(self, figures: dict[str, float]) -> dict[str, bool]:
+        """Which signs are on, the loss first."""
+        uniform = math.log(self.method.k)
+        self.has_learnt |= figures["loss"] < LEARNT * uniform
+        return {
+            self._of_the_loss: figures["loss"] >= 0.99 * uniform,
+            "all images have one embedding (RankMe below 1.2)": figures["rankme"] < 1.2,
+            "all images are in one cluster": figures.get("effective_clusters", math.inf) < 1.05,
+            "the codes are uniform": figures.get("code_entropy", 0.0) >= 0.99 * uniform,
+        }
+
+    @property
+    def _of_the_loss(self) -> str:
+        return f"the loss is ln K = {math.log(self.method.k):.3f}, that of guessing"
+
+    def _lasts(self, sign: str, step: int, first: int) -> bool:
+        """Whether a sign that is on at `step`, and at every line from `first` on, has lasted long enough."""
+        every, epoch = self.settings.log_every, self.steps_per_epoch
+        if sign == self._of_the_loss and (self.method.renews_targets or not self.has_learnt):
+            beginning = max(self.method.frozen_steps, self.settings.warmup_epochs * epoch)
+            return step >= beginning and step - first >= max(PATIENCE_STEPS, PATIENCE_EPOCHS * epoch)
+        # The collapse began after the line before `first`, so this line is the last one within NOTICED steps of it.
+        return step - first >= max(0, NOTICED // every - 1) * every

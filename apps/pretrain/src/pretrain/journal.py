@@ -77,7 +77,8 @@ class Journal:
         """Write a line on the steps since the last one. Waits for a GPU once.
 
         Raises:
-            TrainingFailed: If the loss or a gradient is not finite, or if the run has collapsed.
+            TrainingFailed: If the loss or a gradient is not finite, or if the run has collapsed and is to stop.
+            Collapsed: If the run has collapsed and is to be mended.
         """
         state, plan = self.state, self.state.plan
         measured = state.watch.measure(state.losses)
@@ -99,6 +100,13 @@ class Journal:
         left_s = (plan.last_step - state.step) / steps_per_s + self._clustering_s * (plan.last_epoch - state.epoch)
         self.screen.show(_on_screen(figures, state, left_s, self.knn))
         state.losses = []
+        self.restart_rate()
+
+    def went_back(self) -> None:
+        """The run has gone back to an earlier step."""
+        self.knn = self.state.knn_random_init
+        if self._tensorboard is not None:
+            self._tensorboard.go_back(self.state.step)
         self.restart_rate()
 
     def final(self) -> None:

@@ -67,6 +67,14 @@ class Machine:
         """Rows of all ranks in order of rank: `gather(own_part(rows))` equals rows. Collective."""
         return gather_rows(rows, self.group)
 
+    def of_first(self, flags: list[bool]) -> list[bool]:
+        """The flags of the first rank, for a decision that all ranks make alike. Collective; waits for a GPU."""
+        if self.group is None:
+            return flags
+        said = torch.tensor([float(flag) for flag in flags], device=self.device)
+        dist.broadcast(said, 0, group=self.group)
+        return [bool(flag) for flag in said.tolist()]
+
     def mean(self, value: Tensor) -> Tensor:
         """Mean over the ranks of one number each. Collective."""
         if self.group is None:

@@ -3,32 +3,64 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from sobel_resnet import ResNet
 from steady_runs import BadInput
+from steady_runs.settings import option_name
 from torch import Tensor, nn
 
 from pretrain.run import Run
 from pretrain.settings import RunSettings
 
 
+@dataclass(frozen=True)
+class Remedy:
+    """Something to try against collapse.
+
+    Attributes:
+        what: In words.
+        change: Settings by field name, such as {"lr": 0.02}, that a run can change while it trains: no shape of its
+            state depends on them. Empty if the remedy needs a new run; `what` then names the options.
+    """
+
+    what: str
+    change: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> str:
+        """The change as options: `--lr 0.02`."""
+        return " ".join(f"{option_name(name)} {value}" for name, value in self.change.items())
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.options})" if self.change else self.what
+
+
+def scaled(value: float, factor: float) -> float:
+    """`value` times `factor`, rounded to three digits: a setting that people read and type."""
+    return float(f"{value * factor:.3g}")
+
+
 class Method(nn.Module, ABC):
     """Base of the methods, one file of `methods/` each. All state is in parameters and buffers, so in `state_dict`.
 
     Attributes:
+        settings: Of the run. A mend of a collapse replaces them, so what follows from them is computed when it is used.
         backbone: The network that is the result of the run.
         k: Clusters or prototypes; of each clustering, if there are several.
         embeddings: (rows, D) of the last loss, without gradient; checked for collapse.
-        remedies: What to try against collapse, the most likely remedy first.
+        renews_targets: Whether an epoch begins with new targets. The loss of a healthy run may then return to ln K.
         remark: A line to print before training starts, or None.
     """
 
+    settings: RunSettings
     backbone: ResNet
     k: int
     embeddings: Tensor
-    remedies: tuple[str, ...]
+    renews_targets: bool = False
     remark: str | None = None
 
     # ---- the four hooks ----
@@ -64,6 +96,15 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def assign(self, run: Run) -> Tensor:
         """The current cluster of each image, (N,) int64. Collective."""
+
+    @abstractmethod
+    def remedies(self, step: int, steps_per_epoch: int) -> list[Remedy]:
+        """What to try against collapse, the most likely remedy first, for a run that goes on from `step`."""
+
+    @property
+    def frozen_steps(self) -> int:
+        """Steps from the start of the run in which a part of the network does not learn."""
+        return 0
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser. A group may have `lr_factor` (1) and `frozen_steps` (0)."""

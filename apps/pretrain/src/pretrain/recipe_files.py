@@ -38,7 +38,7 @@ def recipe_names() -> list[str]:
     return sorted(f.name.removesuffix(".toml") for f in _recipes().iterdir() if f.name.endswith(".toml"))
 
 
-def read_recipe(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+def read_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read a recipe of the package by name, or any TOML file by path: (settings, `[about]` table). Raises BadInput."""
     if name.endswith(".toml"):
         try:
@@ -76,9 +76,9 @@ def check_settings(values: Mapping[str, Any], source: str | None = None) -> RunS
     return checked(METHODS[method], values, source)
 
 
-def dump(settings: RunSettings) -> str:
-    """All settings as TOML. `pretrain --recipe config.toml` repeats the run."""
-    return tomli_w.dumps(settings.model_dump(exclude_none=True))
+def dump(settings: RunSettings, about: Mapping[str, Any] | None = None) -> str:
+    """All settings as TOML, with an `[about]` table if given. `pretrain --recipe config.toml` repeats the run."""
+    return tomli_w.dumps(settings.model_dump(exclude_none=True) | ({"about": dict(about)} if about else {}))
 
 
 def _recipes() -> Any:

@@ -60,6 +60,7 @@ def write_report(
         took=duration(metrics[-1].get("wall_s", 0.0)),
         stats=stats,
         curves=figures.curves(metrics),
+        mends=[line for line in metrics if "mended" in line],
         sizes=figures.cluster_sizes(stats.sizes),
         embedding=figures.embedding_map(features[subset], _colours(images, assignments)[subset], _names(images)),
         clusters=_cluster_montages(images, assignments, stats.sizes, settings.seed),

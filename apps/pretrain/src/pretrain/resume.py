@@ -40,11 +40,20 @@ def begin_or_resume(state: State, screen: Progress, resume: PretrainFolder | Non
             saved, warning = Checkpoints(folder.path).load()
             if warning:
                 screen.say(warning)
-            step = -1 if saved is None else saved["step"]
-            folder.keep_metrics(lambda line: _is_before(line, step))
             machine.fabric.barrier()
             _load(state, saved)
+            bring_up_to_date(folder, state, step=-1 if saved is None else state.step)
         yield folder
+
+
+def bring_up_to_date(folder: PretrainFolder, state: State, step: int) -> None:
+    """Drop the lines of metrics.jsonl after a checkpoint of `step`, and write down the mends that it holds.
+
+    A kill at any moment is harmless: the checkpoint is the truth, and this is done again when the run is resumed."""
+    mended = [mend["line"] for mend in state.mends]
+    folder.keep_metrics(lambda line: line in mended if "mended" in line else _is_before(line, step))
+    if mended:
+        folder.write_mends(state.mends)
 
 
 def _load(state: State, saved: dict[str, Any] | None) -> None:

@@ -1,8 +1,9 @@
 """The folder of a pretraining run.
 
-config.toml           all settings: `pretrain --recipe config.toml` repeats the run
+config.toml           all settings: `pretrain --recipe config.toml` repeats the run; mends of collapses are in it
 metrics.jsonl         one JSON object a line; the last has "final": true
 checkpoint.pt         all that `resume` needs; checkpoint.previous.pt is the one before
+checkpoint.kept.pt    the last one without a sign of collapse, which a mend goes back to
 tensorboard/          the same figures for TensorBoard
 backbone.safetensors  the result
 report.html           the result, for people
@@ -11,10 +12,11 @@ report.html           the result, for people
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from steady_runs import RunFolder, replace
+from steady_runs import RunFolder, checked, replace
 
 from pretrain.recipe_files import check_settings, dump, read_recipe
 from pretrain.settings import RunSettings
@@ -38,7 +40,8 @@ class PretrainFolder(RunFolder):
         for path in reversed(sorted(candidates, key=_age)):
             if (path / cls.settings_name).exists():
                 folder = cls(path)
-                if folder.read_config() == settings:
+                mended = read_recipe(str(folder.settings_file))[1].get("mended", [])
+                if _without(folder.read_config(), mended) == _without(settings, mended):
                     return folder
         return None
 
@@ -49,6 +52,30 @@ class PretrainFolder(RunFolder):
 
     def write_config(self, settings: RunSettings) -> None:
         replace(self.settings_file, dump(settings))
+
+    def write_mends(self, mends: Sequence[Mapping[str, Any]]) -> None:
+        """Bring config.toml and metrics.jsonl in line with the mends of the run (`state.py`), which are in the
+        checkpoint. Writes nothing that is there already."""
+        settings = self.read_config()
+        for mend in mends:
+            settings = checked(type(settings), {**settings.model_dump(exclude_none=True), **mend["change"]})
+        about = {
+            "mended": sorted({name for mend in mends for name in mend["change"]}),
+            "mends": [
+                "step {step}: {mended}; collapsed at step {collapsed_step}: {sign}".format(**mend["line"])
+                for mend in mends
+            ],
+        }
+        content = dump(settings, about)
+        if content != self.settings_file.read_text(encoding="utf-8"):
+            replace(self.settings_file, content)
+        written = [line for line in self.read_metrics() if "mended" in line]
+        for mend in mends[len(written) :]:
+            self.append_metrics(mend["line"])
+
+
+def _without(settings: RunSettings, names: Sequence[str]) -> dict[str, Any]:
+    return settings.model_dump(exclude=set(names))
 
 
 def _age(folder: Path) -> float:

@@ -73,8 +73,11 @@ class Saver:
         self.signal.defer()
         self.state.run.between_batches = self._between_batches
 
-    def save(self) -> None:
+    def save(self, *, keep: bool = False) -> None:
         """Save the state as it is now. Collective.
+
+        Args:
+            keep: Keep it as the checkpoint that a mend goes back to, if no sign of collapse is on.
 
         Raises:
             TrainingFailed: If a loss or a weight is not finite; the last checkpoint stays then.
@@ -82,7 +85,11 @@ class Saver:
         state = self.state
         is_finite = state.watch.is_finite(state.losses)
         content = state.state_dict()
-        is_saved = self.checkpoints.save(content, provided=is_finite) if self._machine.is_main else bool(is_finite)
+        keep = keep and state.settings.on_collapse == "mend" and state.watch.is_healthy
+        if self._machine.is_main:
+            is_saved = self.checkpoints.save(content, provided=is_finite, keep=keep)
+        else:
+            is_saved = bool(is_finite)
         if not is_saved:
             state.watch.refuse_to_save(state.step)
         self.saved_step = state.step
@@ -90,9 +97,10 @@ class Saver:
 
     def after_step(self) -> None:
         """Save if it is due. Raises StopRequested if a rank was told to stop. Collective now and then."""
-        save, stop = self._due.after_step(self.state.step)
-        if save:
-            self.save()
+        due, stop = self._due.after_step(self.state.step)
+        if due or stop:
+            # One that is only saved as the run stops is not kept: a mend would go back to another step than without it.
+            self.save(keep=due)
         if stop:
             raise StopRequested
 
@@ -130,11 +138,11 @@ class _Due:
         self._saved_at = time.monotonic()
 
     def after_step(self, step: int) -> tuple[bool, bool]:
-        """(save, stop) after `step` steps. Collective now and then, the same on every rank."""
+        """(due, stop) after `step` steps. Collective now and then, the same on every rank."""
         save = self.every is not None and step % self.every == 0
         late = self.seconds is not None and self._is_first and time.monotonic() - self._saved_at >= self.seconds
         late, stop = self._agree(late)
-        return save or late or stop, stop
+        return save or late, stop
 
     def is_stopped(self) -> bool:
         """Whether a rank was told to stop; for loops that have as many rounds on every rank."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from steady_runs import BadInput
+from steady_runs import BadInput, checked
 from steady_runs.keys import permutation
 from torch import Tensor
 
-from pretrain.assemble import Trained
+from pretrain.assemble import Trained, renew_group_options
 from pretrain.clock import Clock
 from pretrain.collapse import CollapseWatch
 from pretrain.plan import Plan
@@ -23,6 +23,8 @@ class State:
     """The state of a run, from which it goes on after any stop.
 
     Attributes:
+        settings: Of the run, as the mends of collapses have changed them.
+        mends: The mends of collapses so far: `line`, in metrics.jsonl, and `change`, the settings that it set.
         is_new: Whether nothing was loaded from a checkpoint.
         order: Images of the current epoch, in order; None before the first epoch.
         order_epoch: The epoch that `order` is of.
@@ -34,6 +36,7 @@ class State:
 
     def __init__(self, settings: RunSettings, plan: Plan, run: Run, trained: Trained, watch: CollapseWatch) -> None:
         self.settings, self.plan, self.run, self.trained, self.watch = settings, plan, run, trained, watch
+        self.mends: list[dict[str, Any]] = []
         self.is_new = True
         self.order: Tensor | None = None
         self.order_epoch: int | None = None
@@ -112,6 +115,7 @@ class State:
             "method": self.trained.method.state_dict(),
             "optimizer": self.trained.optimizer.state_dict(),
             "watch": self.watch.state_dict(),
+            "mends": [dict(mend) for mend in self.mends],
             "step": self.step,
             "n_images": self.plan.n_images,
             "order": self.order,
@@ -130,6 +134,24 @@ class State:
                 f"--data {self.settings.data}: {n_images:,} images, and {saved['n_images']:,} when the run began; "
                 f"memories go by the number of an image, so put them back, or start a new run"
             )
+        self._load_training(saved)
+        self.knn_random_init = saved.get("knn_top1_random_init")
+        self.clock = Clock(self.run.machine.device, saved.get("clock"))
+        self._wall_s_before = saved.get("wall_s", 0.0)
+        for mend in saved.get("mends", []):
+            self._add(mend)
+
+    def go_back(self, saved: dict[str, Any], mend: dict[str, Any]) -> None:
+        """Go back to an earlier checkpoint of this run, and on from there with the settings that `mend` changes.
+
+        The mends so far stay, and so do the clocks: the time was spent."""
+        self._load_training(saved)
+        for earlier in self.mends:
+            self._apply(earlier["change"])
+        self._add(mend)
+
+    def _load_training(self, saved: dict[str, Any]) -> None:
+        """Load what a step changes."""
         self.is_new = False
         self.trained.method.load_state_dict(saved["method"])
         self.trained.optimizer.load_state_dict(saved["optimizer"])
@@ -139,9 +161,16 @@ class State:
         device = self.run.machine.device
         # a list of numbers in checkpoints of versions before 0.2
         self.losses = [loss.to(device) for loss in torch.as_tensor(saved.get("losses", []))]
-        self.knn_random_init = saved.get("knn_top1_random_init")
-        self.clock = Clock(device, saved.get("clock"))
-        self._wall_s_before = saved.get("wall_s", 0.0)
+
+    def _add(self, mend: dict[str, Any]) -> None:
+        self.mends.append(mend)
+        self._apply(mend["change"])
+
+    def _apply(self, change: Mapping[str, Any]) -> None:
+        """Change settings of the run. Everything that holds settings gets the new ones."""
+        self.settings = checked(type(self.settings), {**self.settings.model_dump(exclude_none=True), **change})
+        self.watch.settings = self.trained.method.settings = self.settings
+        renew_group_options(self.trained)  # the optimiser has loaded those of the checkpoint
 
 
 def _whole_batches(order: Tensor, length: int) -> Tensor:

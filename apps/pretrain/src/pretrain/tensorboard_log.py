@@ -32,11 +32,15 @@ class TensorBoardLog:
         self._records = RecordWriter((folder / name).open("wb", buffering=0))
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if step:
-            self._write(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+            self.go_back(step)
 
     def add(self, figures: Mapping[str, float], step: int) -> None:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def go_back(self, step: int) -> None:
+        """Let TensorBoard drop what was written for later steps than this."""
+        self._write(Event(wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def close(self) -> None:
         self._records.close()

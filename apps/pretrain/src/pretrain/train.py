@@ -5,16 +5,18 @@ from __future__ import annotations
 from steady_runs import Progress, StopSignal
 
 from pretrain.assemble import assemble
-from pretrain.collapse import CollapseWatch
+from pretrain.collapse import Collapsed, CollapseWatch
 from pretrain.finish import finish, print_result
-from pretrain.images import make_loaders, open_sets, prepare_score
+from pretrain.images import Loaders, make_loaders, open_sets, prepare_score
 from pretrain.journal import Journal
 from pretrain.launch import launch
+from pretrain.mend import mend
 from pretrain.plan import make_plan
 from pretrain.resume import begin_or_resume
 from pretrain.run import Run
 from pretrain.run_folder import PretrainFolder
 from pretrain.saver import Saver
+from pretrain.score import KnnScore
 from pretrain.settings import RunSettings
 from pretrain.state import State
 from pretrain.step import train_step
@@ -25,7 +27,7 @@ def train(settings: RunSettings, *, resume: PretrainFolder | None = None) -> Non
 
     Raises:
         BadInput: If the settings do not fit the machine or the images.
-        TrainingFailed: If the loss is not finite, or the run has collapsed.
+        TrainingFailed: If the loss is not finite, or the run has collapsed and cannot be mended.
         Interrupted: If a signal stopped the run; a checkpoint is written then.
     """
     machine = launch(settings)
@@ -36,7 +38,7 @@ def train(settings: RunSettings, *, resume: PretrainFolder | None = None) -> Non
     trained = assemble(settings, plan.n_images, machine)
     method, backbone = trained.method, trained.method.backbone
     run = Run(machine, method, loaders.evaluation, loaders.train, plan, progress=screen.doing)
-    watch = CollapseWatch(method, plan.steps_per_epoch, settings.lr, stop=settings.on_collapse == "stop")
+    watch = CollapseWatch(method, settings, plan.steps_per_epoch, machine.of_first)
     state = State(settings, plan, run, trained, watch)
     score = prepare_score(sets, loaders, settings)
 
@@ -52,23 +54,33 @@ def train(settings: RunSettings, *, resume: PretrainFolder | None = None) -> Non
                 journal.score(score.top1(run, backbone), epoch=0)
             with state.clock.section("method"):
                 method.start(run)
-            saver.save()
+            saver.save(keep=True)
         saver.begin()
         journal.restart_rate()
-        for epoch in state.epochs():
-            if score is not None and state.is_epoch_start and is_score_due(epoch, settings.knn_every):
-                journal.score(score.top1(run, backbone), epoch=epoch - 1)
-            journal.began_epoch(state.begin(epoch))
-            for crops, indices in loaders.train.batches(epoch, state.batches(), state.clock):
-                state.advance(train_step(run, settings, trained, crops, indices, state.clock))
-                if state.is_log_step:
-                    journal.line()
-                saver.after_step()
+        while not state.is_done:
+            try:
+                train_epochs(state, loaders, score, journal, saver)
+            except Collapsed as collapse:
+                mend(state, folder, saver, journal, collapse)
         saver.finish()
         if score is not None:
             journal.knn = score.top1(run, backbone)
         finish(state, folder, journal, sets)
     print_result(state, folder, journal, sets)
+
+
+def train_epochs(state: State, loaders: Loaders, score: KnnScore | None, journal: Journal, saver: Saver) -> None:
+    """Train to the last step. Raises Collapsed if the run is to be mended first."""
+    run, trained = state.run, state.trained
+    for epoch in state.epochs():
+        if score is not None and state.is_epoch_start and is_score_due(epoch, state.settings.knn_every):
+            journal.score(score.top1(run, trained.method.backbone), epoch=epoch - 1)
+        journal.began_epoch(state.begin(epoch))
+        for crops, indices in loaders.train.batches(epoch, state.batches(), state.clock):
+            state.advance(train_step(run, state.settings, trained, crops, indices, state.clock))
+            if state.is_log_step:
+                journal.line()
+            saver.after_step()
 
 
 def is_score_due(epoch: int, every: int) -> bool:

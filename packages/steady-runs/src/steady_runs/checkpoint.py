@@ -2,7 +2,7 @@
 
 A checkpoint is a file of `torch.save` whose zip comment is the SHA-256 of the bytes before it. It is written beside its
 place, flushed to the disk, then renamed; the previous one is kept. So one whole checkpoint exists whenever the process
-dies, and a file that was damaged later is recognised before any of it is interpreted.
+dies, and a file that was damaged later is recognised before any of it is interpreted. One more may be kept for longer.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,9 @@ _CHUNK = 1 << 22  # bytes
 class Checkpoints:
     """`checkpoint.pt` and the previous one, `checkpoint.previous.pt`, in one folder. A context that ends with `wait`.
 
+    `checkpoint.kept.pt` is the last one that was saved with `keep=True`. It is a hard link, so it takes no time, and no
+    space while it is one of the other two; where a file system has no hard links, it is a copy.
+
     `save` copies the tensors and returns; a thread writes the copy. The copy's memory is kept for the next save, so a
     run holds its state twice. Training waits only for the copy, unless checkpoints come faster than the disk writes.
     """
@@ -36,16 +40,18 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.last = folder / "checkpoint.pt"
         self.previous = folder / "checkpoint.previous.pt"
+        self.kept = folder / "checkpoint.kept.pt"
         self._copy: Any = None
         self._writer: threading.Thread | None = None
         self._error: Exception | None = None
 
-    def save(self, state: dict[str, Any], provided: Tensor | None = None) -> bool:
+    def save(self, state: dict[str, Any], provided: Tensor | None = None, *, keep: bool = False) -> bool:
         """Copy the state and write the copy in the background. Waits for a GPU once.
 
         Args:
             state: Nested dicts, lists and tuples of tensors and plain values.
             provided: () bool; if False, nothing is written.
+            keep: Keep this checkpoint, in place of the one kept so far, until another one is kept.
 
         Returns:
             Whether the state is being written.
@@ -59,7 +65,7 @@ class Checkpoints:
             torch.cuda.current_stream().synchronize()
         if provided is not None and not provided:
             return False
-        self._writer = threading.Thread(target=self._write, name="checkpoint", daemon=True)
+        self._writer = threading.Thread(target=self._write, args=(keep,), name="checkpoint", daemon=True)
         self._writer.start()
         return True
 
@@ -113,13 +119,22 @@ class Checkpoints:
             raise BadInput("; ".join([*damaged, "there is no other checkpoint: start the run anew"]))
         return None, None
 
-    def _write(self) -> None:
+    def load_kept(self) -> dict[str, Any] | None:
+        """Load the checkpoint that was kept onto the CPU. None if none was kept, or if the file is damaged."""
+        return _read(self.kept)
+
+    def _write(self, keep: bool) -> None:
         part = self.last.with_suffix(".part")
         try:
+            part.unlink(
+                missing_ok=True
+            )  # after a kill it may be one file with the kept one, and is not to be truncated
             with part.open("wb") as file:
                 _write_hashed(self._copy, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if keep:  # before the renames: whoever finds this checkpoint as the last one finds it kept as well
+                _link(part, self.kept)
             if self.last.exists():
                 os.replace(self.last, self.previous)
             os.replace(part, self.last)
@@ -127,6 +142,19 @@ class Checkpoints:
         except Exception as error:  # the next `save` or `wait` raises it, in the thread that trains
             self._error = _reason(error)
             part.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` another name of a file that is on the disk; it is the old file or the new one at any time."""
+    part = target.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:  # no hard links on this file system; a full disk fails again below
+        shutil.copyfile(source, part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+    os.replace(part, target)
 
 
 def _reason(error: Exception) -> Exception:

@@ -22,13 +22,15 @@ from steady_runs.keys import generator, key
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from pretrain.method import Method, n_clusters, size_figures
+from pretrain.method import Method, Remedy, n_clusters, scaled, size_figures
 from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
 from pretrain.settings import DeepClusterSettings
 
 
 class DeepCluster(Method):
+    renews_targets = True
+    settings: DeepClusterSettings
     labels: Tensor
     sizes: Tensor
     nmi: Tensor
@@ -44,11 +46,6 @@ class DeepCluster(Method):
         self.register_buffer("labels", torch.full((n_images,), -100))  # (N,) int64
         self.register_buffer("sizes", torch.zeros(self.k, dtype=torch.int64))
         self.register_buffer("nmi", torch.full((), torch.nan))  # of the last two clusterings
-        self.remedies = (
-            f"fewer clusters (--k {max(2, self.k // 2)})",
-            f"a lower learning rate (--lr {settings.lr / 3:.2g})",
-            "--sobel, if clusters are of colours",
-        )
 
     def begin_epoch(self, run: Run, epoch: int) -> Tensor | None:
         labels = self.cluster(run, epoch)
@@ -109,6 +106,17 @@ class DeepCluster(Method):
 
     def figures(self) -> dict[str, Tensor | float]:
         return size_figures(self.sizes) | {"nmi": self.nmi}
+
+    def remedies(self, step: int, steps_per_epoch: int) -> list[Remedy]:
+        s = self.settings
+        remedies = [Remedy("a lower learning rate", {"lr": scaled(s.lr, 1 / 3)})]
+        if s.head_lr == 1:
+            remedies.append(Remedy("a head that keeps up with the labels", {"head_lr": 10.0}))
+        return [
+            *remedies,
+            Remedy(f"fewer clusters (--k {max(2, self.k // 2)})"),
+            Remedy("--sobel, if clusters are of colours"),
+        ]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         head = {"params": list(self.head.parameters()), "momentum": 0.0, "lr_factor": self.settings.head_lr}

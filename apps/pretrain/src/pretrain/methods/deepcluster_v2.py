@@ -21,13 +21,15 @@ from steady_runs.keys import key, permutation
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from pretrain.method import Method, n_clusters, size_figures, sizes_of
+from pretrain.method import Method, Remedy, n_clusters, scaled, size_figures, sizes_of
 from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
 from pretrain.settings import DeepClusterV2Settings
 
 
 class DeepClusterV2(Method):
+    renews_targets = True
+    settings: DeepClusterV2Settings
     labels: Tensor
     centroids: Tensor
     nmi: Tensor
@@ -58,11 +60,6 @@ class DeepClusterV2(Method):
         self.register_buffer("labels", torch.full((settings.n_heads, n_images), -100))  # (H, N) int64
         self.register_buffer("centroids", torch.zeros(settings.n_heads, self.k, settings.dim))  # (H, K, D)
         self.register_buffer("nmi", torch.full((), torch.nan))  # of the last two clusterings, first head
-        self.remedies = (
-            f"fewer clusters (--k {max(2, self.k // 2)})",
-            f"a lower learning rate (--lr {settings.lr / 3:.2g}) or a warm-up (--warmup-epochs)",
-            "larger first crops (--crops), so that an image's crops agree",
-        )
 
     def start(self, run: Run) -> None:
         n_codes = self.settings.crops_for_codes
@@ -111,6 +108,18 @@ class DeepClusterV2(Method):
     def assign(self, run: Run) -> Tensor:
         z = run.extract(lambda x: self.projector(self.backbone(x)), what="clusters of all images")
         return (z @ self.centroids[0].T).argmax(1)
+
+    def remedies(self, step: int, steps_per_epoch: int) -> list[Remedy]:
+        s = self.settings
+        remedies = [Remedy("a lower learning rate", {"lr": scaled(s.lr, 1 / 3)})]
+        warmup = step // steps_per_epoch + 2  # to the end of the next epoch
+        if s.warmup_epochs < warmup < s.epochs:
+            remedies.append(Remedy("a longer warm-up", {"warmup_epochs": warmup}))
+        return [
+            *remedies,
+            Remedy(f"fewer clusters (--k {max(2, self.k // 2)})"),
+            Remedy("larger first crops (--crops), so that an image's crops agree"),
+        ]
 
     def figures(self) -> dict[str, Tensor | float]:
         return size_figures(sizes_of(self.labels[0], self.k)) | {"nmi": self.nmi}

@@ -23,7 +23,7 @@ from steady_runs.keys import generator, key, permutation, with_replacement
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from pretrain.method import Method, n_clusters, size_figures
+from pretrain.method import Method, Remedy, n_clusters, scaled, size_figures
 from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
 from pretrain.settings import OdcSettings
@@ -31,6 +31,8 @@ from pretrain.settings import OdcSettings
 
 class Odc(Method):
     """ODC with a backbone, a neck, a head and two memories."""
+
+    settings: OdcSettings
 
     def __init__(
         self, backbone: ResNet, settings: OdcSettings, n_images: int, group: ProcessGroup | None = None
@@ -61,11 +63,6 @@ class Odc(Method):
             sharded=settings.shard_memory,
         )
         self.is_sharded = settings.shard_memory and group is not None
-        self.remedies = (
-            f"fewer clusters (--k {max(2, self.k // 2)})",
-            f"a lower learning rate (--lr {settings.lr / 3:.2g})",
-            "a head that keeps up with the labels (--head-lr 10)",
-        )
 
     def start(self, run: Run) -> None:
         # Batch statistics, as in the steps that follow: with the running statistics of an untrained network z would be
@@ -103,6 +100,13 @@ class Odc(Method):
 
     def figures(self) -> dict[str, Tensor | float]:
         return {"change": self.change} | size_figures(self.memory.counts)
+
+    def remedies(self, step: int, steps_per_epoch: int) -> list[Remedy]:
+        s = self.settings
+        remedies = [Remedy("a lower learning rate", {"lr": scaled(s.lr, 1 / 3)})]
+        if s.head_lr == 1:
+            remedies.append(Remedy("a head that keeps up with the labels", {"head_lr": 10.0}))
+        return [*remedies, Remedy(f"fewer clusters (--k {max(2, self.k // 2)})")]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The head has no momentum, as its targets change under it."""

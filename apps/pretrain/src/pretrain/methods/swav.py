@@ -26,7 +26,7 @@ from steady_runs.keys import key
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from pretrain.method import Method, n_clusters, sizes_of
+from pretrain.method import Method, Remedy, n_clusters, scaled, sizes_of
 from pretrain.micro_batches import in_micro_batches, mean_over_ranks
 from pretrain.run import Run
 from pretrain.settings import SwavSettings
@@ -35,6 +35,8 @@ MIN_EPSILON = 1e-3  # of `epsilon_of_spread`; codes are as good as hard there
 
 
 class Swav(Method):
+    settings: SwavSettings
+
     def __init__(
         self, backbone: ResNet, settings: SwavSettings, n_images: int, group: ProcessGroup | None = None
     ) -> None:
@@ -42,8 +44,7 @@ class Swav(Method):
         self.settings, self.group = settings, group
         self.k = n_clusters(settings, n_images, at_most=3000)
         batch = min(settings.batch, n_images)
-        frozen = settings.freeze_prototypes_steps
-        self.frozen_steps = n_images // batch if frozen is None else frozen
+        self.epoch_steps = n_images // batch  # the prototypes are frozen for so many steps by default
         length = default_queue(batch, self.k) if settings.queue is None else whole_batches(settings.queue, batch)
         try:
             self.remark = check_equipartition(batch, length, self.k)
@@ -58,11 +59,6 @@ class Swav(Method):
         )
         self.prototypes = Prototypes(settings.dim, self.k, seed=key(settings.seed, "prototypes"))
         self.queue = EmbeddingQueue(settings.crops_for_codes, length, settings.dim, group=group) if length else None
-        self.remedies = (
-            f"harder codes ({_harder(settings)})",
-            "prototypes that wait longer (--freeze-prototypes-steps, an epoch or two)",
-            f"fewer prototypes (--k {max(2, self.k // 2)}) or a larger --batch",
-        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(f"{prefix}queue_open", None)  # in checkpoints of versions before 0.2; it follows from the step
@@ -119,6 +115,22 @@ class Swav(Method):
             figures["score_spread"] = self.spread
         return figures | ({"queue": self.queue.n_valid} if self.queue is not None else {})
 
+    def remedies(self, step: int, steps_per_epoch: int) -> list[Remedy]:
+        s = self.settings
+        harder = 0.3 if s.epsilon_of_spread is None else scaled(s.epsilon_of_spread, 0.6)
+        wait = max(self.frozen_steps, step + max(2 * steps_per_epoch, 200))
+        return [
+            Remedy("harder codes", {"epsilon_of_spread": harder}),
+            Remedy("prototypes that wait longer", {"freeze_prototypes_steps": wait}),
+            Remedy("a lower learning rate", {"lr": scaled(s.lr, 1 / 3)}),
+            Remedy(f"fewer prototypes (--k {max(2, self.k // 2)}) or a larger --batch"),
+        ]
+
+    @property
+    def frozen_steps(self) -> int:
+        frozen = self.settings.freeze_prototypes_steps
+        return self.epoch_steps if frozen is None else frozen
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         others = [p for name, p in self.named_parameters() if not name.startswith("prototypes.")]
         return [
@@ -140,13 +152,6 @@ def spread_of(scores: Tensor, group: ProcessGroup | None = None) -> Tensor:
     column_sums, squares, n = sums[:-2], sums[-2], sums[-1]
     variance = (squares - column_sums.square().sum() / n) / (n * scores.shape[1])
     return variance.clamp(min=0).sqrt().float()
-
-
-def _harder(settings: SwavSettings) -> str:
-    """The option for harder codes."""
-    if settings.epsilon_of_spread is not None:
-        return f"--epsilon-of-spread {settings.epsilon_of_spread * 0.6:.2g}"
-    return f"--epsilon {settings.epsilon * 0.6:.2g}"
 
 
 def whole_batches(queue: int, batch: int) -> int:

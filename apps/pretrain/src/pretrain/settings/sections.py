@@ -141,8 +141,9 @@ class Machine(Settings):
     """Write report.html at the end."""
     quiet: bool = False
     """Print the result only."""
-    on_collapse: Literal["stop", "warn"] = "stop"
-    """What to do when the embeddings or codes collapse: end with exit code 3, or warn and go on."""
+    on_collapse: Literal["mend", "warn", "stop"] = "mend"
+    """What to do when embeddings or codes collapse, which a run notices within 100 steps: mend = go back to the last
+    healthy checkpoint and on with the likeliest remedy, three times at most; warn = go on; stop = exit code 3."""
 
 
 class RunSettings(Machine, Training, Network, ImageOptions, Data):
