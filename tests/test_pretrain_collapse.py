@@ -76,6 +76,15 @@ def test_a_collapse_from_the_first_step_is_noticed(figures: dict[str, float]) ->
     assert noticed(watch(epoch=5000, frozen=5000), {"loss": 4.2, **figures}, first=0, last=1000) == 100
 
 
+def test_a_state_long_after_the_last_line_is_not_known_to_be_healthy() -> None:
+    assert all(watch(every=every).is_healthy(step) for every in (1, 10, 50) for step in range(200))
+    assert [step for step in range(250) if watch(every=100).is_healthy(step)] == [
+        *range(51),
+        *range(100, 151),
+        *range(200, 250),
+    ]
+
+
 def test_lines_that_are_rare_are_enough_by_themselves() -> None:
     assert noticed(watch(every=1000), {"rankme": 1.1}, first=0, last=5000) == 1000
 
@@ -111,7 +120,7 @@ def test_what_is_said_of_a_collapse(figures: dict[str, float], sign: str) -> Non
         one.look({**HEALTHY, "step": 10})
         for step in range(20, 110, 10):
             assert one.look({**collapsed, "step": step}) is None
-            assert not one.is_healthy
+            assert not one.is_healthy(step)
         with pytest.raises(error, match="step 110: collapsed") as failure:
             one.look({**collapsed, "step": 110})
         assert sign in str(failure.value)

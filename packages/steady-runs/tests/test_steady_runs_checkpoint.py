@@ -36,6 +36,49 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_one_is_kept_for_longer(has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_links:
+        monkeypatch.setattr("os.link", lambda source, target: (_ for _ in ()).throw(PermissionError(1, "no links")))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.load_kept() is None
+        for step in range(1, 6):
+            checkpoints.save(state(step), keep=step in (1, 2))
+            checkpoints.wait()
+            kept = checkpoints.load_kept()
+            assert kept is not None
+            assert kept["step"] == min(step, 2)
+            if step == 2:
+                assert checkpoints.kept.samefile(checkpoints.last) == has_links
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint.kept.pt",
+        "checkpoint.previous.pt",
+        "checkpoint.pt",
+    ]
+
+
+def test_a_death_between_the_names_harms_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file has the name of the kept one already, and is still `checkpoint.part`: that is not written over."""
+    checkpoints = saved(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("steady_runs.checkpoint.os.replace", lambda a, b: os.rename(a, b) if "kept" in str(b) else die())
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        checkpoints.save(state(2), keep=True)
+        with pytest.raises(OSError, match="killed"):
+            checkpoints.wait()
+    assert (tmp_path / "checkpoint.part").samefile(checkpoints.kept)
+    checkpoints.save(state(3))
+    checkpoints.wait()
+    kept, (last, _) = checkpoints.load_kept(), checkpoints.load()
+    assert kept is not None
+    assert last is not None
+    assert (kept["step"], last["step"]) == (2, 3)
+
+
+def die() -> None:
+    raise OSError("killed")
+
+
 def test_no_checkpoint(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path).load() == (None, None)
 

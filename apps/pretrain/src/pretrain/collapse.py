@@ -46,9 +46,9 @@ class CollapseWatch:
 
     Three signs are unambiguous, as a healthy run never shows them, not even in its first steps: the effective rank of
     the embeddings (RankMe) is below 1.2; all images are in one cluster; the entropy of the codes is within 1 % of
-    uniform. One of them that is on at every line is taken as a collapse while at most 100 steps have passed since it
-    began: after ten lines with `--log-every 10`. Beyond `--log-every 50` one line is enough, and beyond 100 the
-    collapse is only noticed at the next line.
+    uniform. One of them is a collapse once ten lines in a row have shown it, with `--log-every 10`; with other values,
+    as many lines as there are in 100 steps. So a collapse is noticed at most 100 steps after it began. Beyond
+    `--log-every 50` one line is enough, and beyond 100 the collapse is noticed at the next line only.
 
     The fourth sign is a loss within 1 % of ln K, that of guessing, or above. A healthy run may begin there, for
     thousands of steps if an epoch is long, and SwAV does as long as its prototypes are frozen. So this sign is treated
@@ -80,10 +80,9 @@ class CollapseWatch:
         self.since: dict[str, int] = {}
         self.said = self.has_learnt = False
 
-    @property
-    def is_healthy(self) -> bool:
-        """Whether the last line showed no sign, not even one that may be healthy in the beginning."""
-        return not self.since
+    def is_healthy(self, step: int) -> bool:
+        """Whether the last line was written shortly before `step` and showed no sign, not even one that may pass."""
+        return not self.since and step % self.settings.log_every <= NOTICED // 2
 
     def state_dict(self) -> dict[str, Any]:
         return {"since": dict(self.since), "said": self.said, "has_learnt": self.has_learnt}

@@ -112,7 +112,7 @@ class Training(Settings):
 
 
 class Machine(Settings):
-    """machine and bookkeeping (no effect on what is learnt)"""
+    """machine and bookkeeping (no effect on what a healthy run learns)"""
 
     out: str | None = None
     """Run folder; runs/METHOD-1, -2, ... if not given."""
