@@ -7,8 +7,8 @@
     python benchmarks/quality --plot docs/images/race.png      # kNN over minutes, from the records
 
 What is raced, and by which rules: docs/results/race.md. Settings of every entrant: entrants/table.py in this folder.
-A finished run is not repeated; one that was killed starts again; one that failed is recorded, and tried again only with
---retry. Ctrl-C ends the two runs in hand."""
+A finished run is not repeated, unless its record is deleted; one that was killed starts again; one that failed is
+recorded, and tried again only with --retry. Ctrl-C ends the two runs in hand."""
 
 from __future__ import annotations
 

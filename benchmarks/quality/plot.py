@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -40,7 +41,7 @@ def _panel(axis: Axes, records: Sequence[Record], random: Sequence[Record], minu
         end = max(curve[-1, 0] for curve in curves)
         grid = np.linspace(0, end, 60) if len(curves) > 1 else curves[0][:, 0]
         lines = np.array([np.interp(grid, curve[:, 0], curve[:, 2]) for curve in curves])
-        style = {"color": entrant.colour, "linewidth": 2.0 if entrant.is_ours else 1.3}
+        style: dict[str, Any] = {"color": entrant.colour, "linewidth": 2.0 if entrant.is_ours else 1.3}
         axis.plot(grid / 60, lines.mean(0), label=entrant.label, linestyle="-" if entrant.is_ours else "--", **style)
         if len(curves) > 1:
             axis.fill_between(grid / 60, lines.min(0), lines.max(0), color=entrant.colour, alpha=0.12, linewidth=0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.quality.entrants.table import RANDOM, Entrant
 from benchmarks.quality.job import Job
@@ -85,6 +87,7 @@ class Race:
     def run(self, budgets: Sequence[float], names: Sequence[str] | None, seeds: Sequence[int] | None) -> int:
         """Race. Returns 0 if every run that was due has finished, else 1."""
         everyone = [name for name, entrant in self.entrants.items() if not entrant.is_variant]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runs in hand are ended, too
         n_failed = 0
         for seed in seeds or (0, 1, 2):
             for name in RANDOM:
@@ -104,7 +107,17 @@ class Race:
 
     def _is_due(self, start: Start) -> bool:
         record = self.records.read(start.entrant, start.minutes, start.seed)
-        return record is None or (self.retry and record["state"] == "failed")
+        if record is None or (self.retry and record["state"] == "failed"):
+            return True
+        if record["settings"] != json.loads(json.dumps(self._settings(start))):
+            path = self.records.path(start.entrant, start.minutes, start.seed)
+            print(f"       {path.name} was made with other settings; delete it to run it again", flush=True)
+        return False
+
+    def _settings(self, start: Start) -> dict[str, Any]:
+        if start.entrant in RANDOM:
+            return RANDOM[start.entrant]
+        return self.entrants[start.entrant].settings_for(start.minutes)
 
     def _together(self, starts: list[Start], swapped: bool = False) -> int:
         """Run and score side by side; write the records. Returns how many failed.
@@ -138,13 +151,9 @@ class Race:
         name = f"{prefix}{start.entrant}-{start.minutes:g}min-seed{start.seed}"
         folder = self.work / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
-        if start.entrant in RANDOM:
-            module, settings = "untrained", RANDOM[start.entrant]
-        else:
-            entrant = self.entrants[start.entrant]
-            module, settings = entrant.module, entrant.settings_for(start.minutes)
+        module = "untrained" if start.entrant in RANDOM else self.entrants[start.entrant].module
         return Job(
-            *(start.entrant, module, settings, 60 * start.minutes, start.seed),
+            *(start.entrant, module, self._settings(start), 60 * start.minutes, start.seed),
             *(self.images, folder, self.work / "speeds"),
         )
 

@@ -17,7 +17,7 @@ from benchmarks.quality.job import Job
 
 BANK = 10_000  # training images that are searched for the curve
 LINEAR_LRS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # chosen among on a tenth of the training images
-BATCH = 500
+BATCH = 64  # with channels last, half as fast again as 500 without
 
 
 def score_here(folder: Path) -> None:
@@ -60,8 +60,10 @@ def _features(path: Path, images: Any, labels: Any, mean: list[float], std: list
     def batches() -> Any:
         for i in range(0, len(images), BATCH):
             pixels = torch.from_numpy(images[i : i + BATCH]).permute(0, 3, 1, 2).float().div_(255)
-            yield (pixels - shift) / scale, torch.from_numpy(labels[i : i + BATCH])
+            crops = ((pixels - shift) / scale).contiguous(memory_format=torch.channels_last)
+            yield crops, torch.from_numpy(labels[i : i + BATCH])
 
-    found = extract_features(backbone.eval(), batches())
+    backbone.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found = extract_features(backbone, batches())
     assert found.labels is not None
     return found.x, found.labels

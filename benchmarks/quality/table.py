@@ -48,7 +48,8 @@ def _label(name: str) -> str:
 
 
 def _mean(records: Sequence[Record], score: str) -> float:
-    return statistics.mean(record["final"][score] for record in records)
+    mean: float = statistics.mean(record["final"][score] for record in records)
+    return mean
 
 
 def _row(label: str, records: Sequence[Record]) -> str:

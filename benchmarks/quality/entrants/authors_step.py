@@ -39,11 +39,12 @@ class AuthorsStep(rival.Rival):
         s, t = self.prototypes(z).chunk(2)
         codes_s, codes_t = self.codes(s.detach()), self.codes(t.detach())
         log_p_s, log_p_t = (F.log_softmax(scores / self.settings["temperature"], dim=1) for scores in (s, t))
-        return -0.5 * (codes_t * log_p_s + codes_s * log_p_t).sum(1).mean()
+        loss: Tensor = -0.5 * (codes_t * log_p_s + codes_s * log_p_t).sum(1).mean()
+        return loss
 
     def codes(self, scores: Tensor) -> Tensor:
         """Sinkhorn-Knopp: rows that sum to 1, columns that share the batch equally."""
-        q = (scores / self.settings["epsilon"]).exp()
+        q: Tensor = (scores / self.settings["epsilon"]).exp()
         for _ in range(3):
             q = q / q.sum(0, keepdim=True)
             q = q / q.sum(1, keepdim=True)

@@ -40,7 +40,8 @@ class LightlySwav(rival.Rival):
         )
 
     def dataset(self, pixels: np.ndarray) -> Dataset[Any]:
-        return LightlyDataset.from_torch_dataset(rival.PilImages(pixels), transform=self.transform())
+        images: Dataset[Any] = LightlyDataset.from_torch_dataset(rival.PilImages(pixels), transform=self.transform())
+        return images
 
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor:
         self.prototypes.normalize()

@@ -91,7 +91,8 @@ def run(job: Job) -> Outcome:
         outcome.snapshots.append((watch.time_of(step), step, name))
     outcome.wall_s, outcome.steps = outcome.snapshots[-1][:2]
     outcome.n_images = outcome.steps * speed.batch
-    outcome.notes = {"trial": asdict(speed), "epochs": epochs, "planned_steps": n_steps}
+    recipe = {name: value for name, value in config.items() if name not in ("out", "data", "val")}  # paths of a machine
+    outcome.notes = {"trial": asdict(speed), "planned_steps": n_steps, "config": recipe}
     return outcome
 
 

@@ -79,7 +79,7 @@ class Rival:
         """Of the learning rate: linear warm-up, then a cosine that ends with the budget."""
         warmup, final = self.settings["warmup"], self.settings.get("final_lr", 0.0)
         if self.progress < warmup:
-            return self.progress / warmup
+            return float(self.progress / warmup)
         t = (self.progress - warmup) / (1 - warmup)
         cosine: float = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(t, 1.0)))
         return cosine
@@ -109,8 +109,12 @@ def run(job: Job, kind: type[Rival]) -> Outcome:
     backbone = resnet18(width=settings["width"], stem="cifar", sobel=settings["sobel"], seed=job.seed)
     rival = kind(backbone, settings, len(pixels))
     loader = DataLoader(
-        *(rival.dataset(pixels), settings["batch"]),
-        **{"shuffle": True, "drop_last": True, "num_workers": 1, "persistent_workers": True},
+        rival.dataset(pixels),
+        batch_size=settings["batch"],
+        shuffle=True,
+        drop_last=True,
+        num_workers=1,
+        persistent_workers=True,
     )
     _keep(backbone, job.folder, outcome, 0.0)
     for batch in _batches(loader, rival):
