@@ -61,7 +61,7 @@ class Outcome:
         command: How to repeat the run alone, for those that have a command line.
         wall_s: When the last step was done.
         steps: Optimiser steps.
-        n_images: Images seen, each pass counted.
+        n_images: Images of all steps; an image counts each time it comes up.
         ended: "schedule" if the learning rate came to its end, "budget" if the clock ended the run before.
         curve: [seconds, steps, images, loss] now and then.
         snapshots: [seconds, steps, file] of backbones; the first is the network at random, the last the result.
