@@ -158,6 +158,9 @@ class Watch:
                     is_spent = now >= seconds
                     if after_first_s is not None and self.curve:
                         is_spent = now >= self.curve[0][0] + after_first_s
+                    is_spent = is_spent and bool(
+                        self.curve
+                    )  # in trials of seconds, so that there is something to score
                     if is_spent and not asked and not (self.folder / "backbone.safetensors").exists():
                         process.send_signal(signal.SIGTERM)
                         asked, self.ended = True, "budget"
