@@ -7,6 +7,7 @@ or belongs before a release.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -20,6 +21,8 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 APPS = sorted(path.parent.name for path in ROOT.glob("apps/*/pyproject.toml"))
 SOURCES = [f"packages/{p}/src" for p in PACKAGES] + [f"apps/{a}/src" for a in APPS]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
+LIGHTLY = "lightly==1.6.0"  # rivals of the race
+SOLO_LEARN = ("https://github.com/vturrisi/solo-learn", "9187ea39c2c3f43c455ab06664d2b019a9802954")
 
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_external_run = True
@@ -166,6 +169,23 @@ def bench(session: nox.Session) -> None:
     session.run("pytest", "benchmarks", "-n0", "--benchmark-only", "-o", "python_files=bench_*.py", *session.posargs)
     for name in ("kmeans", "sinkhorn"):
         session.run("python", f"benchmarks/bench_{name}.py", "--plot", f"docs/images/{name}.png")
+
+
+@nox.session(name="bench-quality", default=False)
+def bench_quality(session: nox.Session) -> None:
+    """The race on CIFAR-10 against others' code, 13 hours of two cores in all; resumes (docs/results/race.md)."""
+    _sync(session, "--group", "bench")
+    constraints = Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("\n".join(_constraints()) + "\n")
+    # here and not in the group `bench`: what it brings along would join the pins of everybody
+    session.run_install("uv", "pip", "install", "--quiet", "-c", str(constraints), LIGHTLY, external=True)
+    solo = ROOT / ".data" / "solo-learn"
+    if not solo.exists() and "SOLO_LEARN" not in os.environ:  # without it, its entrants are recorded as failed
+        session.run_install("git", "clone", "--quiet", SOLO_LEARN[0], str(solo), external=True, success_codes=[0, 128])
+        session.run_install(
+            "git", "-C", str(solo), "checkout", "-q", SOLO_LEARN[1], external=True, success_codes=[0, 128]
+        )
+    session.run("python", "benchmarks/quality", *session.posargs)
 
 
 @nox.session(default=False)
