@@ -64,6 +64,7 @@ def test_epsilon_of_one_is_mended(
 ) -> None:
     """The true thing: uniform codes, noticed, mended by harder codes, and written down everywhere."""
     monkeypatch.setattr(collapse, "NOTICED", 12)
+    monkeypatch.setattr(collapse, "TOLD_APART", 2)  # as if the codes had told images apart before
     out = tmp_path / "run"
     more = ["--epsilon", "1", "--lr", "1e-3", "--epochs", "8", "--knn-every", "0", "--log-every", "4"]
     assert main(["swav", *SMALL_SWAV, *more, "--report", "--out", str(out)]) == 0

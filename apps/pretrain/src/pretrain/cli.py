@@ -10,10 +10,12 @@ from typing import Any
 from steady_runs import BadInput, Command, Program, nearest, parse_options, run_argument, run_program
 
 from pretrain.recipe_files import check_settings, read_recipe, recipe_for, recipe_names
+from pretrain.rules import said, scaled_rates
 from pretrain.settings import METHODS, Machine, RunSettings
 
 EXAMPLES = """
-A method trains a small network on embedded images; with --data folder:PATH, a ResNet-50 on your photographs.
+A method trains a small network on embedded images. With --data folder:PATH it trains on your photographs: a ResNet-50
+at 224 px if there is a GPU, else a small network for about ten minutes.
 
 examples:
   uv run apps/pretrain odc
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _program() -> Program:
     def method(name: str, settings: type[RunSettings]) -> Command:
         what = f"train with {(settings.__doc__ or name).strip()}"
-        return Command(name, what, lambda arguments: _train(recipe_for(name, _data(arguments)), name, arguments))
+        return Command(name, what, lambda arguments: _train(_default_recipe(name, arguments), name, arguments))
 
     return Program(
         "pretrain",
@@ -70,10 +72,18 @@ def _train(recipe: str, command: str, arguments: list[str]) -> None:
     base = check_settings(values, recipe)
     description = about.get("what", f"Train with {recipe}.")
     given = parse_options(arguments, type(base), program=f"pretrain {command}", description=description, defaults=base)
+    if "epochs" in given and "steps" not in given:
+        values = {name: value for name, value in values.items() if name != "steps"}
     settings = check_settings({**values, **given})
+    remarks = []
+    if recipe.endswith("_photos_cpu"):
+        remarks.append(f"no GPU: recipe {recipe}, a small network; {recipe.removesuffix('_cpu')} is the one for a GPU")
+    if rates := scaled_rates(base, settings, given):
+        settings = check_settings({**values, **given, **rates})
+        remarks.append(said(base, settings))
     from pretrain.train import train  # torch and the rest take seconds to import; `--help` need not wait
 
-    train(settings)
+    train(settings, remarks=remarks)
 
 
 def _resume(arguments: list[str]) -> None:
@@ -117,9 +127,16 @@ def _list_recipes(arguments: list[str]) -> None:
     print("\n".join(lines).rstrip())
 
 
-def _data(arguments: list[str]) -> str | None:
-    """The value of --data, which chooses the recipe, before the options can be parsed."""
+def _default_recipe(method: str, arguments: list[str]) -> str:
+    """The recipe of a method by --data and --device, before the options can be parsed."""
     parser: Any = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--data", nargs="?")
-    data: str | None = parser.parse_known_args(arguments)[0].data
-    return data
+    parser.add_argument("--device", nargs="?")
+    given = parser.parse_known_args(arguments)[0]
+    return recipe_for(method, given.data, lambda: given.device == "cuda" or (given.device != "cpu" and _has_gpu()))
+
+
+def _has_gpu() -> bool:
+    from torch import cuda  # takes seconds to import
+
+    return cuda.is_available()

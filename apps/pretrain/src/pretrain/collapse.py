@@ -19,6 +19,10 @@ ROWS = 512  # embeddings whose effective rank is computed
 NOTICED = 100  # steps from the beginning of a collapse within which it is noticed
 PATIENCE_EPOCHS, PATIENCE_STEPS = 2, 200  # a loss that has not left ln K yet must stay there for both
 LEARNT = 0.9  # a loss below this fraction of ln K shows that the run has learnt something
+TOLD_APART = 0.97  # codes of an entropy below this fraction of ln K tell images apart
+
+
+UNIFORM = "the codes are uniform"
 
 
 def _sample(rows: Tensor) -> Tensor:
@@ -44,17 +48,17 @@ class Collapsed(Exception):
 class CollapseWatch:
     """Checks every line of metrics.jsonl, every `--log-every` steps, for four signs of collapse.
 
-    Three signs are unambiguous, as a healthy run never shows them, not even in its first steps: the effective rank of
-    the embeddings (RankMe) is below 1.2; all images are in one cluster; the entropy of the codes is within 1 % of
-    uniform. One of them is a collapse once ten lines in a row have shown it, with `--log-every 10`; with other values,
-    as many lines as there are in 100 steps. So a collapse is noticed at most 100 steps after it began. Beyond
-    `--log-every 50` one line is enough, and beyond 100 the collapse is noticed at the next line only.
+    Two signs are unambiguous, as a healthy run never shows them, not even in its first steps: the effective rank of the
+    embeddings (RankMe) is below 1.2; all images are in one cluster. One of them is a collapse once ten lines in a row
+    have shown it, with `--log-every 10`; with other values, as many lines as there are in 100 steps. So a collapse is
+    noticed at most 100 steps after it began. Beyond `--log-every 50` one line is enough, and beyond 100 the collapse is
+    noticed at the next line only.
 
-    The fourth sign is a loss within 1 % of ln K, that of guessing, or above. A healthy run may begin there, for
-    thousands of steps if an epoch is long, and SwAV does as long as its prototypes are frozen. So this sign is treated
-    as the others only after the loss has once been 10 % below ln K. Before that, it must last for two epochs and at
-    least 200 steps, and beyond warm-up and frozen steps. This holds for the whole run in methods that renew all
-    targets each epoch.
+    The other two signs are a loss within 1 % of ln K, that of guessing, or above, and an entropy of the codes within
+    1 % of uniform. A healthy run may begin there, for thousands of steps if an epoch is long, and SwAV does as long as
+    its prototypes are frozen. So they are treated as the first two only after the loss has once been 10 %, or the
+    entropy 3 %, below ln K. Before that, they must last for two epochs and at least 200 steps, and beyond warm-up and
+    frozen steps. For the loss this holds for the whole run in methods that renew all targets each epoch.
 
     A loss or gradient that is not finite ends the run at once.
 
@@ -78,18 +82,20 @@ class CollapseWatch:
     ) -> None:
         self.method, self.settings, self.steps_per_epoch, self.agree = method, settings, steps_per_epoch, agree
         self.since: dict[str, int] = {}
-        self.said = self.has_learnt = False
+        self.said = self.has_learnt = self.had_codes = False
 
     def is_healthy(self, step: int) -> bool:
         """Whether the last line was written shortly before `step` and showed no sign, not even one that may pass."""
         return not self.since and step % self.settings.log_every <= NOTICED // 2
 
     def state_dict(self) -> dict[str, Any]:
-        return {"since": dict(self.since), "said": self.said, "has_learnt": self.has_learnt}
+        learnt = {"has_learnt": self.has_learnt, "had_codes": self.had_codes}
+        return {"since": dict(self.since), "said": self.said, **learnt}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.since, self.said = dict(state["since"]), state["said"]
-        self.has_learnt = state.get("has_learnt", False)  # not in checkpoints of versions before 0.2
+        # not in checkpoints of versions before 0.2
+        self.has_learnt, self.had_codes = state.get("has_learnt", False), state.get("had_codes", False)
 
     def measure(self, losses: list[Tensor]) -> dict[str, float]:
         """Mean of the losses and figures of the current step, after its backward pass. Waits for a GPU once."""
@@ -162,11 +168,12 @@ class CollapseWatch:
         """Which signs are on, the loss first."""
         uniform = math.log(self.method.k)
         self.has_learnt |= figures["loss"] < LEARNT * uniform
+        self.had_codes |= figures.get("code_entropy", math.inf) < TOLD_APART * uniform
         return {
             self._of_the_loss: figures["loss"] >= 0.99 * uniform,
             "all images have one embedding (RankMe below 1.2)": figures["rankme"] < 1.2,
             "all images are in one cluster": figures.get("effective_clusters", math.inf) < 1.05,
-            "the codes are uniform": figures.get("code_entropy", 0.0) >= 0.99 * uniform,
+            UNIFORM: figures.get("code_entropy", 0.0) >= 0.99 * uniform,
         }
 
     @property
@@ -176,7 +183,9 @@ class CollapseWatch:
     def _lasts(self, sign: str, step: int, first: int) -> bool:
         """Whether a sign that is on at `step`, and at every line from `first` on, has lasted long enough."""
         every, epoch = self.settings.log_every, self.steps_per_epoch
-        if sign == self._of_the_loss and (self.method.renews_targets or not self.has_learnt):
+        is_loss = sign == self._of_the_loss
+        at_its_start = is_loss and (self.method.renews_targets or not self.has_learnt)
+        if at_its_start or (sign == UNIFORM and not self.had_codes):
             beginning = max(self.method.frozen_steps, self.settings.warmup_epochs * epoch)
             return step >= beginning and step - first >= max(PATIENCE_STEPS, PATIENCE_EPOCHS * epoch)
         # The collapse began after the line before `first`, so this line is the last one within NOTICED steps of it.

@@ -45,8 +45,8 @@ class Journal:
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def header(self, sets: Sets, remark: str | None) -> None:
-        """Print what runs on what. `remark` is about resident images; the method may add its own."""
+    def header(self, sets: Sets, *remarks: str | None) -> None:
+        """Print what runs on what, with remarks on settings and images; the method may add its own."""
         state = self.state
         settings, plan, machine = state.settings, state.plan, state.run.machine
         self.screen.say(
@@ -54,7 +54,7 @@ class Journal:
             f"{settings.epochs} epochs of {plan.steps_per_epoch} steps, batch {plan.batch}, {settings.arch} on "
             f"{machine.n_ranks} x {machine.device.type} ({machine.precision}); run folder {self.folder.path}"
         )
-        for line in (sets.summary, *sets.remarks, remark, state.trained.method.remark):
+        for line in (sets.summary, *sets.remarks, *remarks, state.trained.method.remark):
             if line:
                 self.screen.say(line)
 

@@ -24,6 +24,8 @@ class Projector(nn.Sequential):
         n_layers: Number of Linear layers; 1 is a single Linear(in_dim, out_dim).
         bn: Whether BatchNorm follows each hidden Linear layer.
         normalise: Whether the rows of the output are divided by their L2 norm.
+        output_bn: Whether BatchNorm without affine parameters follows the last Linear layer. It takes the mean out of
+            the embeddings, which is most of them in a network that has not learnt yet.
         seed: Seed of the weights; they follow the default distribution of `nn.Linear`.
 
     Raises:
@@ -39,6 +41,7 @@ class Projector(nn.Sequential):
         bn: bool = True,
         normalise: bool = True,
         *,
+        output_bn: bool = False,
         seed: int = 0,
     ) -> None:
         if n_layers < 1:
@@ -51,6 +54,8 @@ class Projector(nn.Sequential):
             layers.append(nn.ReLU(inplace=True))
             in_dim = hidden_dim
         layers.append(empty_linear(in_dim, out_dim))
+        if output_bn:
+            layers.append(nn.BatchNorm1d(out_dim, affine=False))
         super().__init__(*layers)
         self.normalise = normalise
         generator = cpu_generator(seed)
@@ -82,17 +87,27 @@ class OdcNeck(nn.Module):
         hidden_dim: Width of the hidden layer.
         out_dim: Number of embedding dimensions.
         dropout: Probability of dropping a hidden unit in training. Dropout draws from torch's global generator.
+        output_bn: Whether BatchNorm without affine parameters takes the place of the last ReLU. Embeddings are then
+            spread around zero, so that those of an untrained network differ.
         seed: Seed of the weights; they follow the default distribution of `nn.Linear`.
     """
 
     def __init__(
-        self, in_dim: int, hidden_dim: int = 512, out_dim: int = 256, dropout: float = 0.5, *, seed: int = 0
+        self,
+        in_dim: int,
+        hidden_dim: int = 512,
+        out_dim: int = 256,
+        dropout: float = 0.5,
+        *,
+        output_bn: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.fc0 = empty_linear(in_dim, hidden_dim)
         self.bn0 = nn.BatchNorm1d(hidden_dim, eps=1e-5, momentum=0.001, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.fc1 = empty_linear(hidden_dim, out_dim)
+        self.bn1 = nn.BatchNorm1d(out_dim, affine=False) if output_bn else None
         generator = cpu_generator(seed)
         default_linear_(self.fc0, generator)
         default_linear_(self.fc1, generator)
@@ -104,7 +119,8 @@ class OdcNeck(nn.Module):
             features: (B, in_dim). A NumPy array counts as a CPU tensor.
 
         Returns:
-            Embeddings (B, out_dim), non-negative and not normalised.
+            Embeddings (B, out_dim), not normalised; non-negative without `output_bn`.
         """
         hidden = F.relu(self.bn0(self.fc0(as_tensor(features))), inplace=True)
-        return F.relu(self.fc1(self.dropout(hidden)), inplace=True)
+        z: Tensor = self.fc1(self.dropout(hidden))
+        return F.relu(z, inplace=True) if self.bn1 is None else self.bn1(z)

@@ -46,6 +46,7 @@ class Odc(Method):
             settings.neck_hidden,
             settings.neck_dim,
             dropout=settings.neck_dropout,
+            output_bn=settings.neck_bn,
             seed=key(settings.seed, "neck"),
         )
         self.head = nn.Linear(settings.neck_dim, self.k)

@@ -32,6 +32,9 @@ class OdcSettings(RunSettings):
     """Dimension of the features that are clustered."""
     neck_dropout: float = Field(0.5, ge=0, lt=1)
     """Dropout in the neck."""
+    neck_bn: bool = False
+    """Batch norm instead of the neck's last ReLU. Embeddings of an untrained network, which differ little, are spread
+    out."""
     memory_dtype: Literal["float32", "float16"] = "float32"
     """Number format of the samples memory; float16 halves its bytes (docs/scaling.md)."""
     shard_memory: bool = False

@@ -69,6 +69,9 @@ class Training(Settings):
     """Seed of everything random."""
     epochs: PositiveInt = 100
     """Passes over the images; the learning-rate schedule spans all of them."""
+    steps: PositiveInt | None = None
+    """Length of the run in steps, whatever the number of images: as many whole epochs, at least one. --epochs, where
+    it is given, goes before."""
     max_steps: PositiveInt | None = None
     """Stop after this many steps; the schedule stays that of --epochs."""
     batch: PositiveInt = 512

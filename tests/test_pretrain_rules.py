@@ -1,0 +1,93 @@
+"""What follows from other settings: recipe from the machine, learning rate from the batch, epochs from steps."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pretrain import cli
+from pretrain.cli import main
+from pretrain.recipe_files import recipe_for
+from pretrain.settings import METHODS
+from small_run import SMALL, lines
+
+THIN = ["--width", "0.125", "--k", "6", "--max-steps", "1", "--knn-every", "0", "--no-report", "--workers", "0"]
+
+
+def config_of(out: Path, *arguments: str) -> dict[str, Any]:
+    assert main([*arguments, "--out", str(out)]) == 0
+    return tomllib.loads((out / "config.toml").read_text())
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> str:
+    from indexed_images import export_shapes
+
+    return str(export_shapes(tmp_path / 'photos', 'imagenet', n_train=60, n_val=24, size=40))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_photographs_have_a_recipe_for_each_machine(method: str) -> None:
+    assert recipe_for(method, "folder:photos", lambda: True) == f"{method}_photos"
+    assert recipe_for(method, "folder:photos", lambda: False) == f"{method}_photos_cpu"
+    for data in (None, "shapes", "npz:a.npz", "digits"):
+        assert recipe_for(method, data, lambda: pytest.fail("nobody needs to know")) == f"{method}_shapes"
+
+
+def test_device_decides_before_the_machine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has_gpu in (False, True):
+        monkeypatch.setattr(cli, "_has_gpu", lambda has_gpu=has_gpu: has_gpu)
+        data = ["--data", "folder:photos"]
+        assert cli._default_recipe("odc", [*data, "--device", "cuda"]) == "odc_photos"
+        assert cli._default_recipe("odc", [*data, "--device=cpu"]) == "odc_photos_cpu"
+        assert cli._default_recipe("odc", [*data, "--device", "auto"]) == (
+            "odc_photos" if has_gpu else "odc_photos_cpu"
+        )
+
+
+def test_a_photograph_run_without_gpu(tmp_path: Path, photographs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(tmp_path / "run", "odc", "--data", photographs, "--device", "cpu", *THIN)
+    assert (config["arch"], config["resident"], config["batch"]) == ("resnet18", "64", 128)
+    assert "steps" not in config  # the number of images is known now
+    assert config["epochs"] == 3000  # a step an epoch: there are 60 images
+    assert "no GPU" in capsys.readouterr().out
+    given = config_of(tmp_path / "other", "odc", "--data", photographs, "--device", "cpu", *THIN, "--epochs", "7")
+    assert given["epochs"] == 7
+
+
+@pytest.mark.parametrize(("steps", "batch", "epochs"), [(8, 30, 2), (1, 30, 1), (9, 40, 3)])
+def test_steps_become_whole_epochs(tmp_path: Path, steps: int, batch: int, epochs: int) -> None:
+    small = [*SMALL[: SMALL.index("--epochs")], *SMALL[SMALL.index("--epochs") + 2 :]]  # 120 images
+    out = tmp_path / "run"
+    config = config_of(out, "odc", *small, "--steps", str(steps), "--batch", str(batch))
+    assert config["epochs"] == epochs
+    assert lines(out)[-1]["step"] == epochs * math.ceil(120 / batch)
+
+
+@pytest.mark.parametrize(
+    ("more", "lr"),
+    [
+        ([], 0.03 * 30 / 64),
+        (["--optimizer", "larc"], 0.03 * 30 / 64),
+        (["--optimizer", "adam"], 0.03 * math.sqrt(30 / 64)),
+        (["--lr", "0.02"], 0.02),
+        (["--final-lr", "0.001"], 0.03),  # who gives one of the rates gives all
+        (["--batch", "64"], 0.03),
+    ],
+)
+def test_the_learning_rate_follows_the_batch(
+    tmp_path: Path, more: list[str], lr: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recipe odc_shapes has 0.03 for batches of 64; these runs have 30."""
+    config = config_of(tmp_path / "run", "odc", *SMALL, "--max-steps", "1", *more)
+    assert config["lr"] == pytest.approx(lr, rel=1e-3)
+    assert ("is for --batch 64" in capsys.readouterr().out) == (lr not in (0.02, 0.03))
+
+
+def test_a_run_of_a_config_keeps_its_rate(tmp_path: Path) -> None:
+    config_of(tmp_path / "run", "odc", *SMALL, "--max-steps", "1")
+    again = config_of(tmp_path / "again", "--recipe", str(tmp_path / "run" / "config.toml"))
+    assert again["lr"] == pytest.approx(0.03 * 30 / 64, rel=1e-3)
