@@ -26,7 +26,7 @@ def config_of(out: Path, *arguments: str) -> dict[str, Any]:
 def photographs(tmp_path: Path) -> str:
     from indexed_images import export_shapes
 
-    return str(export_shapes(tmp_path / 'photos', 'imagenet', n_train=60, n_val=24, size=40))
+    return str(export_shapes(tmp_path / "photos", "imagenet", n_train=60, n_val=24, size=40))
 
 
 @pytest.mark.parametrize("method", METHODS)
