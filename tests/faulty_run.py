@@ -76,7 +76,7 @@ def photos(folder: Path, n: int = 120) -> Path:
 
 
 def of_photos(folder: Path, out: Path, *more: str) -> list[str]:
-    own = arguments(METHOD, out, *more)
+    own = arguments(METHOD, out, "--resident", "off", *more)  # files are read during the run
     own[own.index("--data") + 1] = f"folder:{folder}"
     del own[own.index("--val") : own.index("--val") + 2]
     return own

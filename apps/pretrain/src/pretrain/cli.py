@@ -123,7 +123,8 @@ def _list_recipes(arguments: list[str]) -> None:
         values, about = read_recipe(name)
         lines += [name, f"    {about['what']}", f"    expect: {about['expect']}", f"    cost:   {about['cost']}"]
         lines += [f"    source: {about['source']}"] if "source" in about else []
-        lines += [f"    data:   {values['data']}, {values['epochs']} epochs, batch {values['batch']}", ""]
+        length = f"{values['steps']} steps" if "steps" in values else f"{values['epochs']} epochs"
+        lines += [f"    data:   {values['data']}, {length}, batch {values['batch']}", ""]
     print("\n".join(lines).rstrip())
 
 
