@@ -50,9 +50,7 @@ class Swav(Method):
         self.epoch_steps = n_images // batch  # the prototypes are frozen for so many steps by default
         length = default_queue(batch, self.k) if settings.queue is None else whole_batches(settings.queue, batch)
         if settings.queue == 0 and batch < self.k <= PROTOTYPES_FOR_IMAGE * batch:
-            self.remark = (
-                f"{self.k} prototypes for {batch} images of a step: each image shares in several, with hard codes"
-            )
+            self.remark = f"{self.k} prototypes for {batch} images of a step: each image takes part in several"
         else:
             try:
                 self.remark = check_equipartition(batch, length, self.k)
