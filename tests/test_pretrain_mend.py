@@ -197,6 +197,7 @@ def test_killed_around_a_mend_is_as_if_nothing_had_been(
     same_runs(whole, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options"),
     [("odc", SMALL), ("deepcluster", SMALL_DEEPCLUSTER), ("deepcluster_v2", SMALL_DEEPCLUSTER_V2)],
@@ -214,6 +215,7 @@ def test_stopped_before_and_after_a_mend(method: str, options: list[str], tmp_pa
         assert [(line["step"], line["mended"]) for line in lines(out) if "mended" in line] == [(8, "lr 0.06 -> 0.02")]
 
 
+@pytest.mark.slow
 def test_a_restarted_command_finds_its_mended_run(
     tmp_path: Path, collapsing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +240,7 @@ def test_no_healthy_checkpoint_is_no_mend(tmp_path: Path, collapsing: None, caps
     assert "there is no healthy checkpoint to go back to" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_ranks_mend_alike(tmp_path: Path, collapsing: None) -> None:
     """The sign is on the first rank only, and the other one does not know the folder."""
     out = tmp_path / "run"
