@@ -24,8 +24,6 @@ class Projector(nn.Sequential):
         n_layers: Number of Linear layers; 1 is a single Linear(in_dim, out_dim).
         bn: Whether BatchNorm follows each hidden Linear layer.
         normalise: Whether the rows of the output are divided by their L2 norm.
-        output_bn: Whether BatchNorm without affine parameters follows the last Linear layer. It takes the mean out of
-            the embeddings, which is most of them in a network that has not learnt yet.
         seed: Seed of the weights; they follow the default distribution of `nn.Linear`.
 
     Raises:
@@ -41,7 +39,6 @@ class Projector(nn.Sequential):
         bn: bool = True,
         normalise: bool = True,
         *,
-        output_bn: bool = False,
         seed: int = 0,
     ) -> None:
         if n_layers < 1:
@@ -54,8 +51,6 @@ class Projector(nn.Sequential):
             layers.append(nn.ReLU(inplace=True))
             in_dim = hidden_dim
         layers.append(empty_linear(in_dim, out_dim))
-        if output_bn:
-            layers.append(nn.BatchNorm1d(out_dim, affine=False))
         super().__init__(*layers)
         self.normalise = normalise
         generator = cpu_generator(seed)

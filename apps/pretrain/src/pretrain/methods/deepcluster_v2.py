@@ -48,11 +48,7 @@ class DeepClusterV2(Method):
             )
         self.backbone = backbone
         self.projector = Projector(
-            backbone.num_features,
-            settings.hidden,
-            settings.dim,
-            output_bn=settings.output_bn,
-            seed=key(settings.seed, "projector"),
+            backbone.num_features, settings.hidden, settings.dim, seed=key(settings.seed, "projector")
         )
         self.bank = EpochBank(
             n_images,

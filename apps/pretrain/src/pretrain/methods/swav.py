@@ -61,11 +61,7 @@ class Swav(Method):
             self.remark = f"{cut}; {self.remark}" if self.remark else cut
         self.backbone = backbone
         self.projector = Projector(
-            backbone.num_features,
-            settings.hidden,
-            settings.dim,
-            output_bn=settings.output_bn,
-            seed=key(settings.seed, "projector"),
+            backbone.num_features, settings.hidden, settings.dim, seed=key(settings.seed, "projector")
         )
         self.prototypes = Prototypes(settings.dim, self.k, seed=key(settings.seed, "prototypes"))
         self.queue = EmbeddingQueue(settings.crops_for_codes, length, settings.dim, group=group) if length else None

@@ -21,8 +21,6 @@ class ProjectedSettings(RunSettings):
     """Width of the projection head's hidden layer."""
     dim: PositiveInt = 128
     """Dimension of the embeddings."""
-    output_bn: bool = False
-    """Batch norm after the projection head. Embeddings of an untrained network, which differ little, are spread out."""
 
     @model_validator(mode="after")
     def _enough_crops(self) -> Self:
