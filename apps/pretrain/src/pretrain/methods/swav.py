@@ -32,7 +32,6 @@ from pretrain.run import Run
 from pretrain.settings import SwavSettings
 
 MIN_EPSILON = 1e-3  # of `epsilon_of_spread`; codes are as good as hard there
-PROTOTYPES_FOR_IMAGE = 4  # with `--queue 0`: so many for each image of a batch, measured in docs/methods/swav.md
 
 
 class Swav(Method):
@@ -46,16 +45,13 @@ class Swav(Method):
         batch = min(settings.batch, n_images)
         self.k = n_clusters(settings, n_images, at_most=3000)
         if settings.k is None and settings.queue == 0:
-            self.k = max(2, min(PROTOTYPES_FOR_IMAGE * batch, n_images // 2, 3000))
+            self.k = max(2, min(batch, n_images // 2, 3000))  # as many as a batch alone can use equally
         self.epoch_steps = n_images // batch  # the prototypes are frozen for so many steps by default
         length = default_queue(batch, self.k) if settings.queue is None else whole_batches(settings.queue, batch)
-        if settings.queue == 0 and batch < self.k <= PROTOTYPES_FOR_IMAGE * batch:
-            self.remark = f"{self.k} prototypes for {batch} images of a step: each image takes part in several"
-        else:
-            try:
-                self.remark = check_equipartition(batch, length, self.k)
-            except ValueError as error:
-                raise BadInput(f"no balanced codes are possible: {error}") from None
+        try:
+            self.remark = check_equipartition(batch, length, self.k)
+        except ValueError as error:
+            raise BadInput(f"no balanced codes are possible: {error}") from None
         if settings.queue is not None and length != settings.queue:
             cut = f"--queue {settings.queue:,} cut to {length:,}: whole batches of {batch:,}, as in the authors' code"
             self.remark = f"{cut}; {self.remark}" if self.remark else cut

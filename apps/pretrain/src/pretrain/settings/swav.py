@@ -27,6 +27,6 @@ class SwavSettings(ProjectedSettings):
     queue: int | None = Field(None, ge=0)
     """Embeddings of earlier steps that share the balance of the codes, a multiple of the batch; 0 = none. If not
     given, none where a batch has an image for each prototype, else 1.28 embeddings for each prototype. With 0, --k is
-    4 prototypes for each image of a batch if not given, and at most that."""
+    one prototype for each image of a batch, if not given."""
     queue_from_epoch: int = Field(15, ge=0)
     """Epoch (the first is 0) from which the queue is filled; it is used once it is full."""
