@@ -189,6 +189,13 @@ def bench_quality(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def collapse(session: nox.Session) -> None:
+    """Eighty short runs on four sets of images that look for a collapse, about two hours of two cores; resumes."""
+    _sync(session)
+    session.run("python", "benchmarks/bench_collapse.py", *session.posargs)
+
+
+@nox.session(default=False)
 def kill(session: nox.Session) -> None:
     """Kill a hundred runs of each method at random moments; each must end as if nothing had happened."""
     _sync(session)

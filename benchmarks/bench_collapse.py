@@ -54,7 +54,7 @@ def voc(shared: Path) -> Iterator[Picture]:
     """284 objects of 20 classes, cut out of photographs with a margin of a tenth; sides from 20 to 500 px."""
     with tarfile.open(shared / "voc" / "voc2012_subset.tar") as archive:
         files = {m.name: m for m in archive}
-        root = next(name for name in files if name.endswith("VOC2012/Annotations")).removesuffix("Annotations")
+        root = next(name for name in files if "/Annotations/" in name).partition("Annotations/")[0]
 
         def read(name: str) -> bytes:
             file = archive.extractfile(files[root + name])
