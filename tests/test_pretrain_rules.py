@@ -53,7 +53,7 @@ def test_a_photograph_run_without_gpu(tmp_path: Path, photographs: str, capsys: 
     assert (config["arch"], config["resident"], config["batch"]) == ("resnet18", "64", 128)
     assert "steps" not in config  # the number of images is known now
     assert config["epochs"] == 2400  # the steps of the recipe, one an epoch: there are 60 images
-    assert "no GPU" in capsys.readouterr().out
+    assert "on a CPU: a small network" in capsys.readouterr().out
     given = config_of(tmp_path / "other", "odc", "--data", photographs, "--device", "cpu", *THIN, "--epochs", "7")
     assert given["epochs"] == 7
 

@@ -77,7 +77,8 @@ def _train(recipe: str, command: str, arguments: list[str]) -> None:
     settings = check_settings({**values, **given})
     remarks = []
     if recipe.endswith("_photos_cpu"):
-        remarks.append(f"no GPU: recipe {recipe}, a small network; {recipe.removesuffix('_cpu')} is the one for a GPU")
+        for_gpu = recipe.removesuffix("_cpu")
+        remarks.append(f"on a CPU: a small network, recipe {recipe}; --recipe {for_gpu} is a ResNet-50 at 224 px")
     if rates := scaled_rates(base, settings, given):
         settings = check_settings({**values, **given, **rates})
         remarks.append(said(base, settings))
