@@ -129,8 +129,6 @@ def run(method: str, name: str, seed: int, steps: int, shared: Path, work: Path,
     """One run, or its record if it is there."""
     out = work / "runs" / f"{name}-{method}-{seed}"
     record = out.with_suffix(".json")
-    if record.exists():
-        return dict(json.loads(record.read_text()))
     data = write(name, shared, work, FRACTIONS[seed % len(FRACTIONS)])
     batch = BATCHES[seed % len(BATCHES)]
     options = [
@@ -139,6 +137,8 @@ def run(method: str, name: str, seed: int, steps: int, shared: Path, work: Path,
         *(() if batch is None else ("--batch", str(batch))),
         *more,
     ]
+    if record.exists() and (found := dict(json.loads(record.read_text())))["options"] == options[3:]:
+        return found
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     subprocess.run(["rm", "-rf", str(out)], check=True)
@@ -148,6 +148,8 @@ def run(method: str, name: str, seed: int, steps: int, shared: Path, work: Path,
     found = {"set": name, "method": method, "seed": seed, "options": options[3:], "code": done.returncode}
     found |= {"said": done.stderr.strip().splitlines()[-1:], "seconds": round(time.monotonic() - began)}
     found |= _figures(out)
+    if done.returncode not in (0, 3):  # interrupted, or no run at all
+        sys.exit(f"{name}, {method}, seed {seed}: exit code {done.returncode}: {done.stderr.strip()}")
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(found))
     return found

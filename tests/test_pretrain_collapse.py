@@ -175,6 +175,7 @@ def test_codes_that_say_nothing(
     """epsilon = 1 makes all codes uniform: the loss is ln K, and no step changes that."""
     out = tmp_path / "run"
     monkeypatch.setattr(collapse, "NOTICED", 20)
+    monkeypatch.setattr(collapse, "TOLD_APART", 2)  # as if the codes had told images apart before
     more = ["--epsilon", "1", "--lr", "1e-6", "--epochs", "9", "--knn-every", "0", "--log-every", "4"]
     assert main(["swav", *SMALL_SWAV, "--out", str(out), *more, "--on-collapse", "stop"]) == 3
     error = capsys.readouterr().err
@@ -185,4 +186,40 @@ def test_codes_that_say_nothing(
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert not lines[-1].get("final")  # the folder keeps what led to it, and the last checkpoint
     assert (out / "checkpoint.pt").exists()
-    assert not (out / "checkpoint.kept.pt").exists()
+    assert (out / "checkpoint.kept.pt").exists()
+    assert main(["resume", str(out), "--on-collapse", "mend", "--max-steps", "26"]) == 0  # as the message says
+    assert "with --epsilon-of-spread 0.3 (mend 1 of 3)" in capsys.readouterr().out
+
+
+def test_the_first_rank_decides_for_all() -> None:
+    """Only its codes have told images apart before, and only its loss has fallen."""
+    sent: list[list[bool]] = []
+
+    def first_agrees(flags: list[bool]) -> list[bool]:
+        sent.append(flags)
+        return flags
+
+    first, other = watch("mend", epoch=5000), watch("mend", epoch=5000)
+    first.agree = first_agrees
+    at = noticed_after(first, {"loss": 2.0, "code_entropy": 1.0})
+    other.agree = lambda _: sent.pop(0)
+    assert noticed_after(other, {"loss": 3.8, "code_entropy": 3.88}) == at == 150
+
+
+def noticed_after(one: CollapseWatch, before: dict[str, float]) -> int | None:
+    for step in range(10, 1000, 10):
+        figures = before if step <= 50 else {"loss": LN_K, "code_entropy": LN_K}
+        try:
+            one.look({**HEALTHY, **figures, "step": step})
+        except Collapsed:
+            return step
+    return None
+
+
+def test_a_warning_does_not_silence_another_choice() -> None:
+    warned = watch("warn")
+    assert noticed(warned, {"rankme": 1.1}, first=0, last=200) == 100
+    later = watch("stop")
+    later.load_state_dict(warned.state_dict())
+    with pytest.raises(TrainingFailed):
+        later.look({**HEALTHY, "rankme": 1.1, "step": 110})

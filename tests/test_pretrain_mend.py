@@ -101,7 +101,7 @@ def test_three_mends_and_then_exit_code_3(tmp_path: Path, capsys: pytest.Capture
     assert error.count("\n") == 1
     mends = [line["mended"] for line in lines(out) if "mended" in line]
     assert mends == [
-        "epsilon_of_spread not given -> 0.3",
+        "epsilon 0.02 -> 0.012",
         "freeze_prototypes_steps 2 -> 204",
         "lr 0.06 -> 0.02",
     ]
@@ -168,13 +168,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_three_remedies_add_up(whole: Path) -> None:
     mends = [line for line in lines(whole) if "mended" in line]
     assert [line["mended"] for line in mends] == [
-        "epsilon_of_spread not given -> 0.3",
+        "epsilon 0.02 -> 0.012",
         "freeze_prototypes_steps 2 -> 208",
         "lr 0.06 -> 0.02",
     ]
     assert all(line["step"] == 8 and line["collapsed_step"] == 14 for line in mends)
     now = config(whole)
-    assert (now["epsilon_of_spread"], now["freeze_prototypes_steps"], now["lr"]) == (0.3, 208, 0.02)
+    assert (now["epsilon"], now["freeze_prototypes_steps"], now["lr"]) == (0.012, 208, 0.02)
     groups = torch.load(whole / "checkpoint.pt", weights_only=True)["optimizer"]["param_groups"]
     assert [group["frozen_steps"] for group in groups] == [0, 208]
     steps = [line["step"] for line in lines(whole) if "loss" in line]

@@ -11,7 +11,8 @@ import pytest
 from pretrain import cli
 from pretrain.cli import main
 from pretrain.recipe_files import recipe_for
-from pretrain.settings import METHODS
+from pretrain.rules import follow, rates_of
+from pretrain.settings import METHODS, OdcSettings
 from small_run import SMALL, lines
 
 THIN = ["--width", "0.125", "--k", "6", "--max-steps", "1", "--knn-every", "0", "--no-report", "--workers", "0"]
@@ -50,7 +51,7 @@ def test_device_decides_before_the_machine_does(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_photograph_run_without_gpu(tmp_path: Path, photographs: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(tmp_path / "run", "odc", "--data", photographs, "--device", "cpu", *THIN)
-    assert (config["arch"], config["resident"], config["batch"]) == ("resnet18", "64", 128)
+    assert (config["arch"], config["resident"], config["batch"]) == ("resnet18", "64", 60)
     assert "steps" not in config  # the number of images is known now
     assert config["epochs"] == 2400  # the steps of the recipe, one an epoch: there are 60 images
     assert "on a CPU: a small network" in capsys.readouterr().out
@@ -71,10 +72,10 @@ def test_steps_become_whole_epochs(tmp_path: Path, steps: int, batch: int, epoch
     ("more", "lr"),
     [
         ([], 0.03 * 30 / 64),
-        (["--optimizer", "larc"], 0.03 * 30 / 64),
-        (["--optimizer", "adam"], 0.03 * math.sqrt(30 / 64)),
+        (["--optimizer", "adam"], 0.03),  # the recipe's rate was not chosen for it
         (["--lr", "0.02"], 0.02),
-        (["--final-lr", "0.001"], 0.03),  # who gives one of the rates gives all
+        (["--warmup-lr", "0"], 0.03 * 30 / 64),
+        (["--batch", "4096"], 0.03 * 120 / 64),  # there are 120 images
         (["--batch", "64"], 0.03),
     ],
 )
@@ -84,7 +85,26 @@ def test_the_learning_rate_follows_the_batch(
     """The recipe odc_shapes has 0.03 for batches of 64; these runs have 30."""
     config = config_of(tmp_path / "run", "odc", *SMALL, "--max-steps", "1", *more)
     assert config["lr"] == pytest.approx(lr, rel=1e-3)
-    assert ("is for --batch 64" in capsys.readouterr().out) == (lr not in (0.02, 0.03))
+    assert ("is for batches of 64" in capsys.readouterr().out) == (lr not in (0.02, 0.03))
+    assert config["batch"] == min(120, int(more[-1]) if "--batch" in more else config["batch"])
+
+
+def test_adam_scales_with_the_square_root() -> None:
+    adam = OdcSettings(optimizer="adam", lr=0.01, final_lr=0.001, batch=64)
+    scaled, said = follow(OdcSettings(**{**adam.model_dump(), "batch": 16}), 1000, rates_of(adam, adam, {"final_lr"}))
+    assert (scaled.lr, scaled.final_lr) == (0.005, 0.001)
+    assert len(said) == 1
+
+
+def test_epochs_go_before_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(tmp_path / "run", "odc", *SMALL, "--max-steps", "1", "--steps", "400")  # SMALL has --epochs 2
+    assert config["epochs"] == 2
+    recipe = tmp_path / "both.toml"
+    recipe.write_text('method = "odc"\nepochs = 3\nsteps = 400\n')
+    assert main(["--recipe", str(recipe)]) == 2
+    assert "gives epochs and steps" in capsys.readouterr().err
+    for option in ("--batch", "--steps"):
+        assert main(["odc", option, "1" + "0" * 400]) == 2
 
 
 def test_a_run_of_a_config_keeps_its_rate(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from steady_runs import BadInput, Command, Program, nearest, parse_options, run_argument, run_program
 
 from pretrain.recipe_files import check_settings, read_recipe, recipe_for, recipe_names
-from pretrain.rules import said, scaled_rates
+from pretrain.rules import rates_of
 from pretrain.settings import METHODS, Machine, RunSettings
 
 EXAMPLES = """
@@ -72,19 +72,20 @@ def _train(recipe: str, command: str, arguments: list[str]) -> None:
     base = check_settings(values, recipe)
     description = about.get("what", f"Train with {recipe}.")
     given = parse_options(arguments, type(base), program=f"pretrain {command}", description=description, defaults=base)
-    if "epochs" in given and "steps" not in given:
-        values = {name: value for name, value in values.items() if name != "steps"}
+    if {"epochs", "steps"} <= values.keys():
+        raise BadInput(f"{recipe}: gives epochs and steps; leave one of them out")
+    if "epochs" in given:
+        values.pop("steps", None)
+        given.pop("steps", None)
     settings = check_settings({**values, **given})
     remarks = []
-    if recipe.endswith("_photos_cpu"):
-        for_gpu = recipe.removesuffix("_cpu")
-        remarks.append(f"on a CPU: a small network, recipe {recipe}; --recipe {for_gpu} is a ResNet-50 at 224 px")
-    if rates := scaled_rates(base, settings, given):
-        settings = check_settings({**values, **given, **rates})
-        remarks.append(said(base, settings))
+    if recipe == f"{command}_photos_cpu":  # chosen by the machine
+        remarks.append(
+            f"on a CPU: a small network, recipe {recipe}; --recipe {command}_photos is a ResNet-50 at 224 px"
+        )
     from pretrain.train import train  # torch and the rest take seconds to import; `--help` need not wait
 
-    train(settings, remarks=remarks)
+    train(settings, remarks=remarks, rates=rates_of(base, settings, given))
 
 
 def _resume(arguments: list[str]) -> None:

@@ -141,10 +141,11 @@ class CollapseWatch:
             TrainingFailed: If the run is to stop.
         """
         step, signs = int(figures["step"]), self._signs(figures)
-        signs = dict(zip(signs, self.agree(list(signs.values())), strict=True))
+        *on, self.has_learnt, self.had_codes = self.agree([*signs.values(), self.has_learnt, self.had_codes])
+        signs = dict(zip(signs, on, strict=True))
         self.since = {sign: self.since.get(sign, step) for sign, on in signs.items() if on}
         lasting = {sign: first for sign, first in self.since.items() if self._lasts(sign, step, first)}
-        if not lasting or self.said:
+        if not lasting or (self.said and self.settings.on_collapse == "warn"):
             return None
         what = f"{' and '.join(lasting)} from step {min(lasting.values())} on"
         shown = ", ".join(

@@ -49,9 +49,10 @@ def mend(state: State, folder: PretrainFolder, saver: Saver, journal: Journal, c
             f"--on-collapse warn goes on all the same"
         ) from None
     remedies = state.trained.method.remedies(saved["step"], state.plan.steps_per_epoch)
-    applicable = [remedy for remedy in remedies if remedy.change]
-    remedy = applicable[n % len(applicable)]
     before = state.settings.model_dump()
+    applicable = [remedy for remedy in remedies if remedy.change]
+    in_turn = applicable[n % len(applicable) :] + applicable[: n % len(applicable)]
+    remedy = next(each for each in in_turn if any(before[name] != to for name, to in each.change.items()))
     line = {
         "step": saved["step"],
         "mended": ", ".join(f"{name} {_text(before[name])} -> {_text(to)}" for name, to in remedy.change.items()),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from steady_runs import BadInput
 
 from pretrain.micro_batches import check_micro_batches
-from pretrain.rules import steps_of_an_epoch
 from pretrain.settings import RunSettings
 
 
@@ -44,7 +43,7 @@ def make_plan(settings: RunSettings, n_images: int, n_ranks: int) -> Plan:
     if batch < 2 * n_ranks:
         raise BadInput(f"--batch {batch} is less than 2 images for each of {n_ranks} processes; enlarge it")
     check_micro_batches(batch, n_ranks, settings.micro_batch)
-    steps_per_epoch = steps_of_an_epoch(settings, n_images)
+    steps_per_epoch = n_images // batch if settings.drop_last else math.ceil(n_images / batch)
     n_steps = settings.epochs * steps_per_epoch
     last_step = n_steps if settings.max_steps is None else min(n_steps, settings.max_steps)
     statistics_batch = min(batch, (settings.micro_batch or batch) * n_ranks)

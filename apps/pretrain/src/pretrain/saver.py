@@ -85,7 +85,7 @@ class Saver:
         state = self.state
         is_finite = state.watch.is_finite(state.losses)
         content = state.state_dict()
-        keep = keep and state.settings.on_collapse == "mend" and state.watch.is_healthy(state.step)
+        keep = keep and state.watch.is_healthy(state.step)
         if self._machine.is_main:
             is_saved = self.checkpoints.save(content, provided=is_finite, keep=keep)
         else:

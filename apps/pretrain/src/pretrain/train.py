@@ -15,7 +15,7 @@ from pretrain.launch import launch
 from pretrain.mend import mend
 from pretrain.plan import make_plan
 from pretrain.resume import begin_or_resume
-from pretrain.rules import with_epochs
+from pretrain.rules import RecipeRates, follow
 from pretrain.run import Run
 from pretrain.run_folder import PretrainFolder
 from pretrain.saver import Saver
@@ -25,13 +25,20 @@ from pretrain.state import State
 from pretrain.step import train_step
 
 
-def train(settings: RunSettings, *, resume: PretrainFolder | None = None, remarks: Sequence[str] = ()) -> None:
+def train(
+    settings: RunSettings,
+    *,
+    resume: PretrainFolder | None = None,
+    remarks: Sequence[str] = (),
+    rates: RecipeRates | None = None,
+) -> None:
     """Train in a new run folder, or go on from the checkpoint in the folder `resume`.
 
     Args:
         settings: Of the run.
         resume: The folder of a run to go on with.
-        remarks: Lines for the header, on settings that follow from others.
+        remarks: Lines for the header.
+        rates: Learning rates that come from a recipe, to be scaled if the batch is another than the recipe's.
 
     Raises:
         BadInput: If the settings do not fit the machine or the images.
@@ -41,7 +48,7 @@ def train(settings: RunSettings, *, resume: PretrainFolder | None = None, remark
     machine = launch(settings)
     screen = Progress(quiet=settings.quiet, main=machine.is_main)
     sets = open_sets(settings)
-    settings = with_epochs(settings, len(sets.train))
+    settings, followed = follow(settings, len(sets.train), rates)
     plan = make_plan(settings, len(sets.train), machine.n_ranks)
     loaders = make_loaders(sets, settings, machine, screen.doing)
     trained = assemble(settings, plan.n_images, machine)
@@ -57,7 +64,7 @@ def train(settings: RunSettings, *, resume: PretrainFolder | None = None, remark
         Journal(state, folder, screen) as journal,
         Saver(state, folder, signal) as saver,
     ):
-        journal.header(sets, *remarks, loaders.remark)
+        journal.header(sets, *remarks, *followed, loaders.remark)
         if state.is_new:
             if score is not None:
                 journal.score(score.top1(run, backbone), epoch=0)

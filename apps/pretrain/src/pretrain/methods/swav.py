@@ -44,8 +44,8 @@ class Swav(Method):
         self.settings, self.group = settings, group
         batch = min(settings.batch, n_images)
         self.k = n_clusters(settings, n_images, at_most=3000)
-        if settings.k is None and settings.queue == 0:
-            self.k = max(2, min(batch, n_images // 2, 3000))  # as many as a batch alone can use equally
+        if settings.k is None and settings.k_of_batch:
+            self.k = max(2, min(batch, n_images // 2, 3000))
         self.epoch_steps = n_images // batch  # the prototypes are frozen for so many steps by default
         length = default_queue(batch, self.k) if settings.queue is None else whole_batches(settings.queue, batch)
         try:
@@ -119,10 +119,14 @@ class Swav(Method):
 
     def remedies(self, step: int, steps_per_epoch: int) -> list[Remedy]:
         s = self.settings
-        harder = 0.3 if s.epsilon_of_spread is None else scaled(s.epsilon_of_spread, 0.6)
+        harder: dict[str, Any] = {"epsilon_of_spread": 0.3}
+        if s.epsilon_of_spread is not None:
+            harder = {"epsilon_of_spread": scaled(s.epsilon_of_spread, 0.6)}
+        elif s.epsilon < 0.05:  # a bound by the spread may be above it
+            harder = {"epsilon": max(MIN_EPSILON, scaled(s.epsilon, 0.6))}
         wait = max(self.frozen_steps, step + max(2 * steps_per_epoch, 200))
         return [
-            Remedy("harder codes", {"epsilon_of_spread": harder}),
+            Remedy("harder codes", harder),
             Remedy("prototypes that wait longer", {"freeze_prototypes_steps": wait}),
             Remedy("a lower learning rate", {"lr": scaled(s.lr, 1 / 3)}),
             Remedy(f"fewer prototypes (--k {max(2, self.k // 2)}) or a larger --batch"),

@@ -69,12 +69,12 @@ class Training(Settings):
     """Seed of everything random."""
     epochs: PositiveInt = 100
     """Passes over the images; the learning-rate schedule spans all of them."""
-    steps: PositiveInt | None = None
-    """Length of the run in steps, whatever the number of images: as many whole epochs, at least one. --epochs, where
-    it is given, goes before."""
+    steps: int | None = Field(None, gt=0, le=2**31)
+    """Length of the run in steps, whatever the number of images: as many whole epochs, at least one. --epochs goes
+    before."""
     max_steps: PositiveInt | None = None
     """Stop after this many steps; the schedule stays that of --epochs."""
-    batch: PositiveInt = 512
+    batch: int = Field(512, gt=0, le=2**31)
     """Images per step, over all processes."""
     micro_batch: PositiveInt | None = None
     """Images per micro-batch of a process, to save GPU memory; a third more work (gradients as for the whole batch)."""

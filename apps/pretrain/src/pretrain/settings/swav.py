@@ -24,9 +24,10 @@ class SwavSettings(ProjectedSettings):
     """Iterations of Sinkhorn-Knopp."""
     freeze_prototypes_steps: int | None = Field(None, ge=0)
     """Steps before the prototypes begin to learn; one epoch if not given."""
+    k_of_batch: bool = False
+    """Without --k: one prototype for each image of a batch, the most that a batch without a queue can use equally."""
     queue: int | None = Field(None, ge=0)
     """Embeddings of earlier steps that share the balance of the codes, a multiple of the batch; 0 = none. If not
-    given, none where a batch has an image for each prototype, else 1.28 embeddings for each prototype. With 0, --k is
-    one prototype for each image of a batch, if not given."""
+    given, none where a batch has an image for each prototype, else 1.28 embeddings for each prototype."""
     queue_from_epoch: int = Field(15, ge=0)
     """Epoch (the first is 0) from which the queue is filled; it is used once it is full."""
