@@ -52,7 +52,7 @@ def as_toml(values: dict[str, Any]) -> str:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("pretrain.train.train", lambda settings, resume=None: None)
+    monkeypatch.setattr("pretrain.train.train", lambda settings, **how: None)
     monkeypatch.chdir(tmp_path)
 
 

@@ -98,7 +98,8 @@ class Runs:
         train, val = images
         self.made: dict[str, Any] = {}
         self.out, data = out, ("--data", f"folder:{train}", "--val", f"folder:{val}")
-        self.command = [method, *data, *COMMON, *METHODS[method]]
+        recipe = ("--recipe", f"{method}_photos")  # without it, the device would choose
+        self.command = [*recipe, *data, *COMMON, *METHODS[method]]
 
     @once
     def on_cpu(self) -> list[dict[str, Any]]:
