@@ -184,7 +184,9 @@ def test_three_remedies_add_up(whole: Path) -> None:
     assert [event.step for event in events.Scalars("loss")] == steps
 
 
-@pytest.mark.parametrize("at", KILLS)
+@pytest.mark.parametrize(
+    "at", [pytest.param(at, marks=[] if at == list(KILLS)[-1] else [pytest.mark.slow]) for at in KILLS]
+)
 def test_killed_around_a_mend_is_as_if_nothing_had_been(
     at: str, whole: Path, tmp_path: Path, collapsing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
