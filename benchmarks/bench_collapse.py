@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -141,7 +142,7 @@ def run(method: str, name: str, seed: int, steps: int, shared: Path, work: Path,
         return found
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
-    subprocess.run(["rm", "-rf", str(out)], check=True)
+    shutil.rmtree(out, ignore_errors=True)
     done = subprocess.run(
         [sys.executable, str(ROOT / "apps" / "pretrain"), *options], env=environment, capture_output=True, text=True
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class PilImages(Dataset[Any]):
         return (image if self.transform is None else self.transform(image)), index
 
 
-class Rival:
+class Rival(ABC):
     """One run of a rival. A subclass sets `network` and `optimizer`, and defines `transform` and `loss`.
 
     Args:
@@ -57,9 +58,9 @@ class Rival:
         self.progress = 0.0  # fraction of the budget
         self.notes: dict[str, Any] = {}
 
+    @abstractmethod
     def transform(self) -> Any:
         """What makes a list of crops of an image."""
-        raise NotImplementedError
 
     def dataset(self, pixels: np.ndarray) -> Dataset[Any]:
         """Gives (crops, number of the image) first, whatever follows."""
@@ -68,9 +69,9 @@ class Rival:
     def begin_epoch(self, epoch: int) -> None:
         """Before the first batch of an epoch."""
 
+    @abstractmethod
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor | None:
         """The loss of a batch, crops (B, 3, S, S); None for a pass that only looks."""
-        raise NotImplementedError
 
     def after_backward(self) -> None:
         """Between the gradients and the step."""
