@@ -66,14 +66,14 @@ class Rival(ABC):
         """Gives (crops, number of the image) first, whatever follows."""
         return PilImages(pixels, self.transform())
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:  # noqa: B027 - may be left as it is
         """Before the first batch of an epoch."""
 
     @abstractmethod
     def loss(self, crops: list[Tensor], indices: Tensor) -> Tensor | None:
         """The loss of a batch, crops (B, 3, S, S); None for a pass that only looks."""
 
-    def after_backward(self) -> None:
+    def after_backward(self) -> None:  # noqa: B027 - may be left as it is
         """Between the gradients and the step."""
 
     def lr_factor(self) -> float:
